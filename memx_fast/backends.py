@@ -1,0 +1,176 @@
+"""Which engines can run the layer on this machine, why the others cannot, and which one is used.
+
+An *engine* executes the recurrence: ``"cpp"`` is the fused C++ code for tensors on the CPU,
+``"reference"`` plain PyTorch for tensors anywhere. ``"auto"`` is not an engine but the request for
+the fastest one available.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import sysconfig
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BUILD_RECORD = Path(__file__).with_name("_build.json")
+"""What the build wrote beside the compiled extension: see :func:`build_record`."""
+
+_REINSTALL = "reinstall memx_fast in this environment: pip install --no-build-isolation ."
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One engine as this machine sees it.
+
+    Attributes:
+        name: what to pass as ``backend=``.
+        available: whether it can be used in this process.
+        reason: what it runs on; if it is not available, why not and what to do about it.
+    """
+
+    name: str
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """An engine, the device types it serves (none listed: all), and what stands in its way."""
+
+    name: str
+    devices: tuple[str, ...]
+    description: str
+    problem: Callable[[], str | None]
+
+    def serves(self, device: torch.device) -> bool:
+        return not self.devices or device.type in self.devices
+
+
+def build_record() -> dict[str, Any] | None:
+    """Facts that the build of the extension left beside it, or None if no extension was built.
+
+    Keys: ``torch`` (version compiled against), ``extension_suffix`` (which interpreter it is for),
+    ``compiler``, ``flags``. They are read from here, not from the extension, because importing an
+    extension that was compiled against another PyTorch can end the process.
+    """
+    if not BUILD_RECORD.is_file():
+        return None
+    record: dict[str, Any] = json.loads(BUILD_RECORD.read_text(encoding="utf-8"))
+    return record
+
+
+def load_extension() -> bool:
+    """Import the extension, once, which registers ``torch.ops.memx_fast.*``.
+
+    Returns:
+        True if the operators are there. False if no extension fits this interpreter and this
+        PyTorch; :func:`available` tells why. Never warns and never raises.
+    """
+    return _extension_problem() is None
+
+
+def available() -> tuple[Backend, ...]:
+    """Every engine that memx_fast knows, fastest first, with what this process can say about it."""
+    found = []
+    for engine in _ENGINES:
+        problem = engine.problem()
+        found.append(Backend(engine.name, problem is None, problem or engine.description))
+    return tuple(found)
+
+
+@torch.compiler.assume_constant_result
+def resolve(backend: str, device: torch.device) -> str:
+    """Name of the engine that runs tensors on ``device`` when the caller asks for ``backend``.
+
+    Args:
+        backend: ``"auto"`` for the fastest engine that can, or an engine's name.
+        device: where the tensors are.
+
+    Returns:
+        The engine's name. If ``"auto"`` has to pass over a faster engine made for this kind of
+        device, a ``RuntimeWarning`` says so and why, once in a process.
+
+    Raises:
+        ValueError: ``backend`` is no known name.
+        RuntimeError: ``backend`` is known but cannot be used here, or not on this device.
+    """
+    if backend == "auto":
+        return _fastest(device)
+    engine = next((engine for engine in _ENGINES if engine.name == backend), None)
+    if engine is None:
+        names = ", ".join(repr(name) for name in ("auto", *(engine.name for engine in _ENGINES)))
+        raise ValueError(f"backend: got {backend!r}, expected one of {names}")
+    if not engine.serves(device):
+        raise RuntimeError(
+            f"backend {backend!r} runs tensors on {' or '.join(engine.devices)}, "
+            f"got tensors on {device}"
+        )
+    problem = engine.problem()
+    if problem is not None:
+        raise RuntimeError(f"backend {backend!r} is not available: {problem}")
+    return engine.name
+
+
+def _fastest(device: torch.device) -> str:
+    candidates = [engine for engine in _ENGINES if engine.serves(device)]
+    for engine in candidates:
+        problem = engine.problem()
+        if problem is None:
+            return engine.name
+        _warn_once(f"memx_fast runs without its {engine.name!r} engine, slowly: {problem}")
+    raise RuntimeError(f"no engine of memx_fast runs tensors on {device}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+@functools.cache
+def _extension_problem() -> str | None:
+    """Import the extension if it fits; otherwise the reason why it cannot be used."""
+    record = build_record()
+    if record is None:
+        return (
+            "it was installed without its C++ extension; with a C++ compiler on this machine and "
+            f"MEMX_FAST_NO_EXTENSION unset, {_REINSTALL}"
+        )
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    if record["extension_suffix"] != suffix:
+        return (
+            "its C++ extension was built for another interpreter "
+            f"({record['extension_suffix']}, this one loads {suffix}); {_REINSTALL}"
+        )
+    if _major_minor(record["torch"]) != _major_minor(torch.__version__):
+        return (
+            f"its C++ extension was built with PyTorch {record['torch']}, "
+            f"this is PyTorch {torch.__version__}; {_REINSTALL}"
+        )
+    try:
+        importlib.import_module("memx_fast._C")
+    except ImportError as error:
+        return f"its C++ extension cannot be loaded ({error}); {_REINSTALL}"
+    return None
+
+
+def _major_minor(version: str) -> tuple[str, ...]:
+    """The part of a PyTorch version within which its C++ interface is stable: ``("2", "13")``."""
+    return tuple(str(version).split(".")[:2])
+
+
+def _no_problem() -> str | None:
+    return None
+
+
+# Fastest first: the order in which "auto" tries them.
+_ENGINES = (
+    _Engine("cpp", ("cpu",), "fused C++ code for tensors on cpu", _extension_problem),
+    _Engine("reference", (), "plain PyTorch for tensors on any device", _no_problem),
+)
