@@ -1,0 +1,151 @@
+// Equations (1)-(5) of a ConvLSTM step and their derivative, for one channel of one pixel or for a
+// vector of channels: T is float, double, or a vector of either.
+//
+// Everything here is branch-free arithmetic. Gate order is i, f, g, o and peephole order i, f, o
+// everywhere. This header is compiled once for every instruction set inside a target region, so it
+// includes nothing that could emit a shared inline function.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "export.h"
+
+namespace memx {
+namespace MEMX_ISA {
+
+// The number type of T, and the unsigned integers of the same width: a vector's for a vector.
+template <class T>
+struct Numbers {
+  using element = std::remove_reference_t<decltype((*static_cast<T*>(nullptr))[0])>;
+  typedef uint32_t bits __attribute__((vector_size(sizeof(T))));
+};
+template <>
+struct Numbers<float> {
+  using element = float;
+  using bits = uint32_t;
+};
+template <>
+struct Numbers<double> {
+  using element = double;
+};
+template <class T>
+using element_t = typename Numbers<T>::element;
+template <class T>
+constexpr bool is_double = sizeof(element_t<T>) == sizeof(double);
+
+// function(x) for a number, lane by lane for a vector.
+template <class T, class Function>
+MEMX_INLINE T each_lane(T x, const Function& function) {
+  if constexpr (sizeof(T) == sizeof(element_t<T>)) {
+    return function(x);
+  } else {
+    for (unsigned j = 0; j < sizeof(T) / sizeof(element_t<T>); ++j)
+      x[j] = function(x[j]);
+    return x;
+  }
+}
+
+// exp. In single precision for |x| <= 60 (clamped: sigmoid needs no more, and no denormal ever
+// appears); NaN is kept. 2^n is added to the exponent field; the remainder in [-ln2/2, ln2/2] goes
+// through a minimax polynomial whose relative error is 3.1e-9.
+template <class T>
+MEMX_INLINE T exponential(T x) {
+  if constexpr (is_double<T>) {
+    return each_lane(x, [](double value) { return std::exp(value); });
+  } else {
+    using Bits = typename Numbers<T>::bits;
+    x = x < -60.0f ? -60.0f : x;
+    x = x > 60.0f ? 60.0f : x;
+    const T shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: n is in the low bits
+    const T n = shifted - 12582912.0f;
+    const T r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    T p = r * 1.3814539e-3f + 8.3687454e-3f;
+    p = p * r + 4.1668389e-2f;
+    p = p * r + 1.6666521e-1f;
+    p = p * r + 4.9999994e-1f;
+    p = p * r * r + r + 1.0f;
+    const Bits exponent = (__builtin_bit_cast(Bits, shifted) << 23) + 0x3f800000u;
+    return p * __builtin_bit_cast(T, exponent);
+  }
+}
+
+template <class T>
+MEMX_INLINE T sigmoid(T x) {
+  constexpr element_t<T> one = 1;
+  return one / (one + exponential(-x));
+}
+
+// tanh. In single precision an odd rational minimax approximation on [-8.2, 8.2]: below 5 ulp
+// everywhere, keeps -0, tiny arguments and NaN, and saturates at 0.9999999.
+template <class T>
+MEMX_INLINE T hyperbolic_tangent(T x) {
+  if constexpr (is_double<T>) {
+    return each_lane(x, [](double value) { return std::tanh(value); });
+  } else {
+    x = x < -8.2f ? -8.2f : x;
+    x = x > 8.2f ? 8.2f : x;
+    const T u = x * x;
+    T p = u * -1.0880397738376527e-13f + 6.137542557516085e-11f;
+    p = p * u - 2.189732484225715e-08f;
+    p = p * u + 1.1548119800863788e-05f;
+    p = p * u + 0.0031407340429723263f;
+    p = p * u + 0.13116717338562012f;
+    p = p * u + 1.0f;
+    T q = u * 0.0002600191510282457f + 0.02464093454182148f;
+    q = q * u + 0.4645004868507385f;
+    q = q * u + 1.0f;
+    return x * p / q;
+  }
+}
+
+template <class T>
+struct Peephole {
+  T i, f, o;
+};
+
+template <class T>
+struct Gates {
+  T i, f, g, o;
+};
+
+template <class T>
+struct CellState {
+  T cell, hidden;
+};
+
+// Equations (1)-(5): activates the pre-activations `z` in place and gives C_t and H_t. The output
+// gate looks at C_t when `output_sees_current`, else at C_{t-1}.
+template <bool output_sees_current, class T>
+MEMX_INLINE CellState<T> cell_forward(Gates<T>& z, const Peephole<T>& peephole, T previous_cell) {
+  z.i = sigmoid<T>(z.i + peephole.i * previous_cell);
+  z.f = sigmoid<T>(z.f + peephole.f * previous_cell);
+  z.g = hyperbolic_tangent<T>(z.g);
+  const T cell = z.f * previous_cell + z.i * z.g;
+  z.o = sigmoid<T>(z.o + peephole.o * (output_sees_current ? cell : previous_cell));
+  return {cell, z.o * hyperbolic_tangent<T>(cell)};
+}
+
+// The reverse of cell_forward. In: the gates after activation, C_{t-1}, C_t, the gradient of H_t
+// and the gradient of C_t that came from step t+1. Out: the gradients of the four pre-activations;
+// the gradient of C_{t-1} replaces `cell_gradient`.
+template <bool output_sees_current, class T>
+MEMX_INLINE Gates<T> cell_backward(const Gates<T>& gate, const Peephole<T>& peephole,
+                                   T previous_cell, T cell, T hidden_gradient, T& cell_gradient) {
+  constexpr element_t<T> one = 1;
+  const T tanh_cell = hyperbolic_tangent<T>(cell);
+  Gates<T> d;
+  d.o = hidden_gradient * tanh_cell * gate.o * (one - gate.o);
+  T d_cell = cell_gradient + hidden_gradient * gate.o * (one - tanh_cell * tanh_cell);
+  if (output_sees_current) d_cell += peephole.o * d.o;
+  d.i = d_cell * gate.g * gate.i * (one - gate.i);
+  d.f = d_cell * previous_cell * gate.f * (one - gate.f);
+  d.g = d_cell * gate.i * (one - gate.g * gate.g);
+  cell_gradient = d_cell * gate.f + peephole.i * d.i + peephole.f * d.f;
+  if (!output_sees_current) cell_gradient += peephole.o * d.o;
+  return d;
+}
+
+}  // namespace MEMX_ISA
+}  // namespace memx

@@ -1,0 +1,241 @@
+// The backward pass over a sequence: one parallel sweep over the tiles a step, from the last step
+// to the first, and one more for the gradients of X_1 and H_0.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "allocation.h"
+#include "operators.h"
+#include "parameter_sums.h"
+
+namespace memx {
+namespace {
+
+struct Incoming {
+  at::Tensor output, h_n, c_n;  // (T, B, C, H, W), (B, C, H, W) twice; undefined: none
+};
+
+struct Saved {
+  at::Tensor output, cells, gates;  // as the forward operator returned them; gates may be empty
+};
+
+struct Gradients {
+  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;  // empty where not wanted
+};
+
+// Two planes of gate gradients [B, H + border, W + border, gate columns], of steps t and t+1 in
+// turn. The border is zero and never written: it is what the transposed convolution sees outside
+// the image. A Winograd block may stick out by one pixel more on the far side.
+template <class A>
+class GatePlanes {
+ public:
+  GatePlanes(const Sizes& sizes, int64_t pad_rows, int64_t pad_columns, at::TensorOptions options)
+      : rows_(sizes.height + 2 * pad_rows + 1),
+        columns_(sizes.width + 2 * pad_columns + 1),
+        gate_columns_(sizes.gate_columns()),
+        origin_(pad_rows * row_pitch() + pad_columns * gate_columns_),
+        storage_(empty_large({2, sizes.batch, rows_, columns_, gate_columns_}, options)) {
+    const int64_t last_row = pad_rows + sizes.height, last_column = pad_columns + sizes.width;
+    at::parallel_for(0, 2 * sizes.batch * rows_, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        A* const row = data_of<A>(storage_) + i * row_pitch();
+        if (i % rows_ < pad_rows || i % rows_ >= last_row) {
+          std::fill(row, row + row_pitch(), A(0));
+        } else {
+          std::fill(row, row + pad_columns * gate_columns_, A(0));
+          std::fill(row + last_column * gate_columns_, row + row_pitch(), A(0));
+        }
+      }
+    });
+  }
+
+  A* of_step(int64_t t) const { return data_of<A>(storage_) + t % 2 * storage_.stride(0); }
+  int64_t row_pitch() const { return columns_ * gate_columns_; }
+  int64_t image_pitch() const { return rows_ * row_pitch(); }
+  int64_t origin() const { return origin_; }
+
+ private:
+  int64_t rows_, columns_, gate_columns_, origin_;
+  at::Tensor storage_;
+};
+
+template <class S>
+class BackwardPass {
+ public:
+  using A = accumulate_t<S>;
+
+  BackwardPass(const Sequence<S>& sequence, const Incoming& incoming, const Saved& saved,
+               const Needs& needs)
+      : sequence_(sequence),
+        sizes_(sequence.sizes),
+        incoming_(incoming),
+        saved_(saved),
+        needs_(needs),
+        last_(sequence.steps - 1),
+        sums_(sequence, needs) {
+    const Arguments& arguments = sequence.arguments;
+    const at::TensorOptions stored = arguments.x.options();
+    const at::TensorOptions accumulated = stored.dtype(c10::CppTypeToScalarType<A>::value);
+    const int64_t T = sequence.steps, B = sizes_.batch, H = sizes_.height, W = sizes_.width;
+    const int64_t C = sizes_.hidden;
+    cell_gradient_ = incoming.c_n.defined()
+                         ? incoming.c_n.permute({0, 2, 3, 1}).clone(at::MemoryFormat::Contiguous)
+                         : at::zeros({B, H, W, C}, accumulated);
+    grad_x_ = empty_large(
+        needs.x ? at::DimVector{T, B, H, W, arguments.x.size(2)} : at::DimVector{0}, stored);
+    grad_h_0_ = at::empty(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
+    hidden_transposed_ = pack_transposed_convolution<A>(arguments.weight_hh, sizes_);
+    if (needs.x && arguments.weight_ih.defined()) {
+      input_transposed_ = pack_transposed_convolution<A>(arguments.weight_ih, sizes_);
+    }
+  }
+
+  Gradients run() {
+    const Convolution<A>& h = hidden_transposed_.convolution;
+    const Convolution<A>& x = input_transposed_.convolution;
+    const GatePlanes<A> planes(sizes_, std::max(h.pad_rows(), x.pad_rows()),
+                               std::max(h.pad_columns(), x.pad_columns()),
+                               cell_gradient_.options());
+    for (int64_t t = last_; t >= 0; --t)
+      sweep(backward_step(t, planes));
+    if (needs_.h_0 || x.weights != nullptr) sweep(closing_step(planes));
+    return results();
+  }
+
+ private:
+  BackwardStep<S, A> common_step(const GatePlanes<A>& planes) const {
+    BackwardStep<S, A> step;
+    step.hidden_transposed = hidden_transposed_.convolution;
+    step.input_transposed = input_transposed_.convolution;
+    step.plane_row = planes.row_pitch();
+    step.plane_image = planes.image_pitch();
+    step.plane_origin = planes.origin();
+    step.cell_gradient = data_of<A>(cell_gradient_);
+    return step;
+  }
+
+  BackwardStep<S, A> backward_step(int64_t t, const GatePlanes<A>& planes) const {
+    BackwardStep<S, A> step = common_step(planes);
+    step.forward = sequence_.forward_step(t);
+    const int64_t image_elements = sizes_.batch * sizes_.pixels() * sizes_.hidden;
+    step.cell = data_of<A>(saved_.cells) + t * image_elements;
+    if (saved_.gates.numel() > 0) {
+      step.forward.gates = data_of<S>(saved_.gates) + t * kGates * image_elements;
+    }
+    if (t > 0) {
+      step.forward.previous_cell = step.cell - image_elements;
+      step.forward.hidden_frame = frame_of<const S>(saved_.output, t - 1);
+    }
+    if (t < last_) step.next_gate_gradient = planes.of_step(t + 1);
+    step.gate_gradient = planes.of_step(t);
+    if (incoming_.output.defined()) {
+      step.output_gradient = frame_of<const S>(incoming_.output, t);
+    }
+    if (t == last_ && incoming_.h_n.defined()) {
+      step.final_gradient = frame_of<const S>(incoming_.h_n);
+    }
+    if (needs_.x) {
+      const bool ready_made = !sequence_.arguments.weight_ih.defined();
+      if (ready_made || t < last_) {
+        step.input_gradient = frame_of<S>(channels_first(grad_x_), ready_made ? t : t + 1);
+      }
+    }
+    return step;
+  }
+
+  // What the gate gradients of the first step give to X_1 and H_0.
+  BackwardStep<S, A> closing_step(const GatePlanes<A>& planes) const {
+    BackwardStep<S, A> step = common_step(planes);
+    step.forward = sequence_.forward_step(0);
+    step.next_gate_gradient = planes.of_step(0);
+    if (needs_.x) step.input_gradient = frame_of<S>(channels_first(grad_x_), 0);
+    if (needs_.h_0) {
+      step.initial_gradient = frame_of<S>(channels_first(grad_h_0_));
+    } else {
+      step.hidden_transposed.panels = 0;
+    }
+    return step;
+  }
+
+  void sweep(const BackwardStep<S, A>& step) {
+    const int64_t elements = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
+    const int64_t needed = at::get_num_threads() * elements;
+    if (!scratch_.defined() || scratch_.numel() < needed) {
+      scratch_ = at::empty({needed}, cell_gradient_.options());
+    }
+    at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
+      A* const memory = data_of<A>(scratch_) + at::get_thread_num() * elements;
+      for (int64_t slot = begin; slot < end; ++slot) {
+        const ParameterGradients<A> parameters = sums_.of_slot(slot);
+        for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
+          sequence_.kernels.backward(step, parameters, sequence_.tiles.at(i), memory);
+        }
+      }
+    });
+  }
+
+  Gradients results() {
+    sums_.reduce();
+    const at::Tensor none = at::empty({0}, cell_gradient_.options());
+    return {needs_.x ? channels_first(grad_x_) : grad_x_,
+            sums_.input_weights(),
+            sums_.hidden_weights(),
+            sums_.bias(),
+            sums_.peepholes(),
+            needs_.h_0 ? channels_first(grad_h_0_) : grad_h_0_,
+            needs_.c_0 ? channels_first(cell_gradient_) : none};
+  }
+
+  const Sequence<S>& sequence_;
+  const Sizes& sizes_;
+  const Incoming& incoming_;
+  const Saved& saved_;
+  const Needs needs_;
+  const int64_t last_;
+  ParameterSums<S> sums_;
+  PackedConvolution<A> hidden_transposed_, input_transposed_;
+  at::Tensor cell_gradient_;  // (B, H, W, C): of C_t, then of C_{t-1}
+  at::Tensor grad_x_;         // (T, B, H, W, channels of x), or empty
+  at::Tensor grad_h_0_;       // (B, H, W, C), or empty
+  at::Tensor scratch_;
+};
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
+                       const std::optional<at::Tensor>& grad_h_n,
+                       const std::optional<at::Tensor>& grad_c_n, const at::Tensor& x,
+                       const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
+                       const std::optional<at::Tensor>& bias,
+                       const std::optional<at::Tensor>& weight_ch,
+                       const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
+                       const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
+                       bool output_sees_current, std::array<bool, 7> needs) {
+  const Arguments arguments{x,
+                            weight_ih.value_or(at::Tensor()),
+                            weight_hh,
+                            bias.value_or(at::Tensor()),
+                            weight_ch.value_or(at::Tensor()),
+                            h_0.value_or(at::Tensor()),
+                            c_0.value_or(at::Tensor()),
+                            output_sees_current};
+  check_arguments(arguments);
+  TORCH_CHECK(cells.dim() == 5, "memx_fast: cells has shape ", cells.sizes(),
+              ", expected the (T, B, H, W, C) that conv_lstm returns with save_cells=True");
+  const Incoming incoming{grad_output.value_or(at::Tensor()), grad_h_n.value_or(at::Tensor()),
+                          grad_c_n.value_or(at::Tensor())};
+  const Saved saved{output, cells, gates};
+  const Needs wanted{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6]};
+  const Gradients g = dispatch_storage(x.scalar_type(), [&](auto storage) {
+    const Sequence<decltype(storage)> sequence(arguments);
+    return BackwardPass(sequence, incoming, saved, wanted).run();
+  });
+  return {g.x, g.weight_ih, g.weight_hh, g.bias, g.weight_ch, g.h_0, g.c_0};
+}
+
+TORCH_LIBRARY_IMPL(memx_fast, CPU, library) {
+  library.impl("conv_lstm_backward", conv_lstm_backward_cpu);
+}
+
+}  // namespace memx

@@ -1,0 +1,227 @@
+// Step t of the backward pass for one tile. The gradient of H_t is the transposed convolution over
+// the gate gradients of step t+1 plus what arrives from above; equations (5)-(1) are differentiated
+// while it is in cache, and the tile's share of every parameter gradient is added before the tile's
+// gate gradients leave the cache.
+#pragma once
+
+#include "forward_tile.h"
+
+namespace memx {
+namespace MEMX_ISA {
+
+// panels = transposed convolution over the tile's halo of the gate-gradient plane.
+template <class S, class A, int V>
+void transposed_convolution(const BackwardStep<S, A>& step, const Convolution<A>& convolution,
+                            const Tile& tile, const BackwardScratch<A>& scratch, A* panels) {
+  const Sizes& sizes = step.forward.sizes;
+  for (int64_t i = 0; i < panel_elements(convolution, sizes, tile); ++i)
+    panels[i] = A(0);
+  if (step.next_gate_gradient == nullptr) return;
+  const int64_t columns = sizes.gate_columns();
+  const Halo<A> halo{step.next_gate_gradient + tile.batch * step.plane_image + step.plane_origin +
+                         (tile.row - convolution.pad_rows()) * step.plane_row +
+                         (tile.column - convolution.pad_columns()) * columns,
+                     step.plane_row, columns};
+  if (convolution.winograd) {
+    transform_input<A, V>(halo, columns, tile, scratch.transformed);
+    convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.forward.products,
+                            panels);
+  } else {
+    convolve_direct<A, V>(convolution, halo, tile, panels);
+  }
+}
+
+template <class A, int V>
+MEMX_INLINE void store_gates(const Gates<vector_t<A, V>>& gate, A* if_lanes, A* go_lanes) {
+  store(gate.i, if_lanes);
+  store(gate.f, if_lanes + V);
+  store(gate.g, go_lanes);
+  store(gate.o, go_lanes + V);
+}
+
+template <class Vec>
+MEMX_INLINE void add_lanes(Vec value, int64_t count, element_t<Vec>* sum) {
+  store_lanes(load_lanes<Vec>(sum, count) + value, count, sum);
+}
+
+// Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the tile,
+// kept in `gates` (which holds pre-activations when gates are recomputed) and written to the plane.
+template <class S, class A, int V, bool output_sees_current>
+void differentiate_cell(const BackwardStep<S, A>& step, const ParameterGradients<A>& parameters,
+                        const Tile& tile, const A* hidden_gradient, A* gates) {
+  using Vec = vector_t<A, V>;
+  const ForwardStep<S, A>& forward = step.forward;
+  const Sizes& sizes = forward.sizes;
+  const Peepholes<A>& peepholes = forward.peepholes;
+  const int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  const PeepholeGradient<A>& peephole_gradient = parameters.peepholes;
+  for (int64_t m = 0; m < tile.pixels(); ++m) {
+    const int64_t y = tile.row + m / tile.columns;
+    const int64_t x = tile.column + m % tile.columns;
+    const int64_t pixel = y * sizes.width + x;
+    const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
+    A* plane = step.gate_gradient + tile.batch * step.plane_image + step.plane_origin +
+               y * step.plane_row + x * sizes.gate_columns();
+    A* panel = gates + m * width;
+    for (int64_t c = 0; c < sizes.hidden; c += V, panel += 2 * panel_pitch) {
+      const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
+      const int64_t at = image_pixel * sizes.hidden + c;
+      const Peephole<Vec> peephole = load_peephole<A, V>(peepholes, pixel, c, count);
+      const Vec previous = forward.previous_cell == nullptr
+                               ? Vec{}
+                               : load_lanes<Vec>(forward.previous_cell + at, count);
+      const Vec cell = load_lanes<Vec>(step.cell + at, count);
+      Gates<Vec> gate;
+      if (forward.gates == nullptr) {
+        gate = load_gates<A, V>(panel, panel + panel_pitch);
+        cell_forward<output_sees_current, Vec>(gate, peephole, previous);
+      } else {
+        const S* saved = forward.gates + image_pixel * kGates * sizes.hidden + c;
+        gate = {load_lanes<Vec>(saved, count), load_lanes<Vec>(saved + sizes.hidden, count),
+                load_lanes<Vec>(saved + 2 * sizes.hidden, count),
+                load_lanes<Vec>(saved + 3 * sizes.hidden, count)};
+      }
+      const int64_t vector = c / V;
+      const A* hidden_lane = hidden_gradient + (vector / kPanelVectors) * panel_pitch + m * width +
+                             (vector % kPanelVectors) * V;
+      Vec cell_gradient = load_lanes<Vec>(step.cell_gradient + at, count);
+      const Gates<Vec> d = cell_backward<output_sees_current, Vec>(
+          gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient);
+      store_lanes(cell_gradient, count, step.cell_gradient + at);
+      store_gates<A, V>(d, panel, panel + panel_pitch);
+      store_gates<A, V>(d, plane + vector * kGates * V, plane + (vector * kGates + 2) * V);
+      if (peephole_gradient.data != nullptr) {
+        A* sum = peephole_gradient.at(tile, y, x) + c;
+        add_lanes(d.i * previous, count, sum);
+        add_lanes(d.f * previous, count, sum + peephole_gradient.gate);
+        add_lanes(d.o * (output_sees_current ? cell : previous), count,
+                  sum + 2 * peephole_gradient.gate);
+      }
+    }
+  }
+}
+
+// Gate gradients of ready-made input gates, in the layout [B, 4*C, H, W] they came in.
+template <class S, class A, int V>
+void store_gate_gradient(const A* gates, const Sizes& sizes, const Tile& tile,
+                         const Frame<S>& frame) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t m = 0; m < tile.pixels(); ++m) {
+    S* out = frame.at(tile.batch, tile.row + m / tile.columns, tile.column + m % tile.columns);
+    for (int64_t vector = 0; vector < sizes.channel_blocks() * kGates; ++vector) {
+      const A* in =
+          gates + (vector / kPanelVectors) * panel_pitch + m * width + (vector % kPanelVectors) * V;
+      const int64_t c = vector / kGates * V;
+      const int64_t gate = vector % kGates;
+      for (int64_t j = 0; j < V && c + j < sizes.hidden; ++j) {
+        narrow(in[j], out[(gate * sizes.hidden + c + j) * frame.channel]);
+      }
+    }
+  }
+}
+
+// gradient += the tile's share for the convolution's weights.
+template <class S, class A, int V>
+void add_weight_gradient(const Convolution<A>& convolution, const Frame<const S>& frame,
+                         const Sizes& sizes, const Tile& tile, const ForwardScratch<A>& scratch,
+                         A* gradient) {
+  const Halo<A> halo = gather_halo(frame, convolution, sizes, tile, scratch.halo);
+  if (convolution.winograd) {
+    transform_input<A, V>(halo, convolution.in_channels, tile, scratch.transformed);
+    weight_gradient_winograd<A, V>(convolution, scratch.transformed, tile, scratch.gates,
+                                   scratch.products, gradient);
+  } else {
+    weight_gradient_direct<A, V>(convolution, halo, tile, scratch.gates, gradient);
+  }
+}
+
+// Four sums a column, over every fourth pixel: short chains of additions, and independent ones.
+template <class A, int V>
+void add_bias_gradient(const Sizes& sizes, const Tile& tile, const A* gates, A* gradient) {
+  using Vec = vector_t<A, V>;
+  constexpr int64_t width = kPanelVectors * V, ways = 4;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t column = 0; column < sizes.gate_columns(); column += V) {
+    const A* in = gates + column / width * panel_pitch + column % width;
+    Vec sum[ways] = {};
+    int64_t m = 0;
+    for (; m + ways <= tile.pixels(); m += ways) {
+#pragma GCC unroll 4
+      for (int64_t way = 0; way < ways; ++way)
+        sum[way] += load<Vec>(in + (m + way) * width);
+    }
+    for (; m < tile.pixels(); ++m)
+      sum[0] += load<Vec>(in + m * width);
+    store((sum[0] + sum[1]) + (sum[2] + sum[3]) + load<Vec>(gradient + column), gradient + column);
+  }
+}
+
+template <class S, class A, int V>
+void add_parameter_gradients(const BackwardStep<S, A>& step,
+                             const ParameterGradients<A>& parameters, const Tile& tile,
+                             const ForwardScratch<A>& scratch) {
+  const ForwardStep<S, A>& forward = step.forward;
+  if (parameters.input_weights != nullptr) {
+    add_weight_gradient<S, A, V>(forward.input_convolution, forward.input_frame, forward.sizes,
+                                 tile, scratch, parameters.input_weights);
+  }
+  if (parameters.hidden_weights != nullptr && forward.hidden_frame.data != nullptr) {
+    add_weight_gradient<S, A, V>(forward.hidden_convolution, forward.hidden_frame, forward.sizes,
+                                 tile, scratch, parameters.hidden_weights);
+  }
+  if (parameters.bias != nullptr) {
+    add_bias_gradient<A, V>(forward.sizes, tile, scratch.gates, parameters.bias);
+  }
+}
+
+template <class S, class A, int V>
+void backward_tile(const BackwardStep<S, A>& step, const ParameterGradients<A>& parameters,
+                   const Tile& tile, A* memory) {
+  const ForwardStep<S, A>& forward = step.forward;
+  const Sizes& sizes = forward.sizes;
+  Arena<A> arena(memory);
+  const BackwardScratch<A> scratch(arena, step, tile);
+  transposed_convolution<S, A, V>(step, step.hidden_transposed, tile, scratch,
+                                  scratch.hidden_gradient);
+  if (step.input_transposed.weights != nullptr && step.next_gate_gradient != nullptr) {
+    transposed_convolution<S, A, V>(step, step.input_transposed, tile, scratch,
+                                    scratch.input_gradient);
+    store_frame<V>(scratch.input_gradient, forward.input_convolution.in_channels, tile,
+                   step.input_gradient);
+  }
+  if (step.gate_gradient == nullptr) {
+    if (step.initial_gradient.data != nullptr) {
+      store_frame<V>(scratch.hidden_gradient, sizes.hidden, tile, step.initial_gradient);
+    }
+    return;
+  }
+  if (step.output_gradient.data != nullptr) {
+    add_frame<V>(step.output_gradient, sizes.hidden, tile, scratch.hidden_gradient);
+  }
+  if (step.final_gradient.data != nullptr) {
+    add_frame<V>(step.final_gradient, sizes.hidden, tile, scratch.hidden_gradient);
+  }
+  A* gates = scratch.forward.gates;
+  if (forward.gates == nullptr) compute_gates<S, A, V>(forward, tile, scratch.forward);
+  if (forward.peepholes.output_sees_current) {
+    differentiate_cell<S, A, V, true>(step, parameters, tile, scratch.hidden_gradient, gates);
+  } else {
+    differentiate_cell<S, A, V, false>(step, parameters, tile, scratch.hidden_gradient, gates);
+  }
+  if (forward.input_convolution.weights == nullptr && step.input_gradient.data != nullptr) {
+    store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gradient);
+  }
+  add_parameter_gradients<S, A, V>(step, parameters, tile, scratch.forward);
+}
+
+template <class S, class A>
+int64_t backward_scratch(const BackwardStep<S, A>& step, const Tile& largest) {
+  Arena<A> arena(nullptr);
+  const BackwardScratch<A> scratch(arena, step, largest);
+  return arena.used();
+}
+
+}  // namespace MEMX_ISA
+}  // namespace memx

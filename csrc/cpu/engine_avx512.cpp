@@ -1,0 +1,28 @@
+// The kernels for processors with AVX-512 (F, BW, CD, DQ, VL): 512-bit vectors.
+//
+// Everything that may define a shared inline function is included before the target region, so that
+// no other object file can end up calling a copy made for this instruction set.
+#if defined(__x86_64__)
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "step.h"
+
+#pragma GCC target("arch=x86-64-v4")
+#define MEMX_ISA avx512
+#include "engine_table.h"
+
+namespace memx {
+
+const Engine& avx512_engine() {
+  static constexpr Engine engine = avx512::make_engine<64>("avx512");
+  return engine;
+}
+
+}  // namespace memx
+
+#endif

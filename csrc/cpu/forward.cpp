@@ -1,0 +1,93 @@
+// The forward pass over a sequence: one parallel sweep over the tiles a step.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "allocation.h"
+#include "operators.h"
+#include "sequence.h"
+
+namespace memx {
+namespace {
+
+struct Results {
+  at::Tensor output;  // (T, B, H, W, C)
+  at::Tensor h_n;     // (B, H, W, C)
+  at::Tensor c_n;     // (B, H, W, C) of the accumulation type
+  at::Tensor cells;   // (T, B, H, W, C) of the accumulation type, or empty
+  at::Tensor gates;   // (T, B, H, W, 4, C) after activation, or empty
+};
+
+// Without `save_cells` the cell state lives in c_n alone and is updated in place.
+template <class S>
+Results run(const Sequence<S>& sequence, bool save_cells, bool save_gates) {
+  using A = accumulate_t<S>;
+  const Sizes& sizes = sequence.sizes;
+  const int64_t T = sequence.steps, B = sizes.batch, H = sizes.height, W = sizes.width;
+  const int64_t C = sizes.hidden, image_elements = B * H * W * C;
+  const auto stored = sequence.arguments.x.options();
+  const auto accumulated = stored.dtype(c10::CppTypeToScalarType<A>::value);
+
+  Results results;
+  results.output = empty_large({T, B, H, W, C}, stored);
+  results.c_n = empty_large({B, H, W, C}, accumulated);
+  results.cells =
+      empty_large(save_cells ? at::DimVector{T, B, H, W, C} : at::DimVector{0}, accumulated);
+  results.gates =
+      empty_large(save_gates ? at::DimVector{T, B, H, W, kGates, C} : at::DimVector{0}, stored);
+
+  S* const output = data_of<S>(results.output);
+  const auto cell_of = [&](int64_t t) {
+    return save_cells ? data_of<A>(results.cells) + t * image_elements : data_of<A>(results.c_n);
+  };
+  const int64_t scratch_elements =
+      sequence.kernels.forward_scratch(sequence.forward_step(0), sequence.tiles.largest());
+  const at::Tensor scratch = at::empty({at::get_num_threads() * scratch_elements}, accumulated);
+
+  for (int64_t t = 0; t < T; ++t) {
+    ForwardStep<S, A> step = sequence.forward_step(t);
+    step.cell = cell_of(t);
+    step.hidden = output + t * image_elements;
+    if (save_gates) step.gates = data_of<S>(results.gates) + t * kGates * image_elements;
+    if (t > 0) {
+      step.previous_cell = cell_of(t - 1);
+      step.hidden_frame = {output + (t - 1) * image_elements, H * W * C, 1, W * C, C};
+    }
+    at::parallel_for(0, sequence.tiles.count(), 1, [&](int64_t begin, int64_t end) {
+      A* const memory = data_of<A>(scratch) + at::get_thread_num() * scratch_elements;
+      for (int64_t i = begin; i < end; ++i) {
+        sequence.kernels.forward(step, sequence.tiles.at(i), memory);
+      }
+    });
+  }
+  results.h_n = results.output[T - 1].clone();
+  if (save_cells) results.c_n.copy_(results.cells[T - 1]);
+  return results;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm_cpu(
+    const at::Tensor& x, const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
+    const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
+    const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
+    bool output_sees_current, bool save_cells, bool save_gates) {
+  const Arguments arguments{x,
+                            weight_ih.value_or(at::Tensor()),
+                            weight_hh,
+                            bias.value_or(at::Tensor()),
+                            weight_ch.value_or(at::Tensor()),
+                            h_0.value_or(at::Tensor()),
+                            c_0.value_or(at::Tensor()),
+                            output_sees_current};
+  check_arguments(arguments);
+  const Results results = dispatch_storage(x.scalar_type(), [&](auto storage) {
+    return run(Sequence<decltype(storage)>(arguments), save_cells, save_gates);
+  });
+  return {channels_first(results.output), channels_first(results.h_n), channels_first(results.c_n),
+          results.cells, results.gates};
+}
+
+TORCH_LIBRARY_IMPL(memx_fast, CPU, library) { library.impl("conv_lstm", conv_lstm_cpu); }
+
+}  // namespace memx

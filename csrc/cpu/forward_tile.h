@@ -1,0 +1,144 @@
+// Step t of the forward pass for one tile: pre-activations by two convolutions, then equations
+// (1)-(5) while they are in cache. They are never written to memory.
+#pragma once
+
+#include "scratch.h"
+
+namespace memx {
+namespace MEMX_ISA {
+
+// Every gate starts at its bias, or at the ready-made input gates.
+template <class S, class A, int V>
+void start_gates(const ForwardStep<S, A>& step, const Tile& tile, A* gates) {
+  const Sizes& sizes = step.sizes;
+  const int64_t width = kPanelVectors * V;
+  const int64_t padded_pixels = round_up(tile.pixels(), kBlockRows);
+  for (int64_t panel = 0; panel < sizes.gate_columns() / width; ++panel) {
+    const A* bias = step.bias + panel * width;
+    A* out = gates + panel * padded_pixels * width;
+    for (int64_t m = 0; m < padded_pixels; ++m, out += width) {
+      for (int64_t j = 0; j < width; ++j)
+        out[j] = bias[j];
+    }
+  }
+  if (step.input_convolution.weights != nullptr) return;
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    for (int64_t x = 0; x < tile.columns; ++x) {
+      const S* in = step.input_frame.at(tile.batch, tile.row + y, tile.column + x);
+      for (int64_t block = 0; block < sizes.channel_blocks(); ++block) {
+        const int64_t c = block * V;
+        const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
+        for (int64_t gate = 0; gate < kGates; ++gate) {
+          const int64_t vector = block * kGates + gate;
+          A* out = gates + (vector / kPanelVectors) * padded_pixels * width +
+                   (y * tile.columns + x) * width + (vector % kPanelVectors) * V;
+          const S* lane = in + (gate * sizes.hidden + c) * step.input_frame.channel;
+          for (int64_t j = 0; j < count; ++j)
+            out[j] += widen(lane[j * step.input_frame.channel]);
+        }
+      }
+    }
+  }
+}
+
+// out += convolution of one frame's tile, by whichever algorithm its weights are packed for.
+template <class S, class A, int V>
+void add_convolution(const Convolution<A>& convolution, const Frame<const S>& frame,
+                     const Sizes& sizes, const Tile& tile, const ForwardScratch<A>& scratch,
+                     A* out) {
+  const Halo<A> halo = gather_halo(frame, convolution, sizes, tile, scratch.halo);
+  if (convolution.winograd) {
+    transform_input<A, V>(halo, convolution.in_channels, tile, scratch.transformed);
+    convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.products, out);
+  } else {
+    convolve_direct<A, V>(convolution, halo, tile, out);
+  }
+}
+
+// Pre-activations of the tile, without peepholes: [gate panel][padded pixel][2V].
+template <class S, class A, int V>
+void compute_gates(const ForwardStep<S, A>& step, const Tile& tile,
+                   const ForwardScratch<A>& scratch) {
+  start_gates<S, A, V>(step, tile, scratch.gates);
+  if (step.input_convolution.weights != nullptr) {
+    add_convolution<S, A, V>(step.input_convolution, step.input_frame, step.sizes, tile, scratch,
+                             scratch.gates);
+  }
+  if (step.hidden_frame.data != nullptr) {
+    add_convolution<S, A, V>(step.hidden_convolution, step.hidden_frame, step.sizes, tile, scratch,
+                             scratch.gates);
+  }
+}
+
+// The pre-activations of one vector of channels of one pixel, from the (i, f) and (g, o) panels.
+template <class A, int V>
+MEMX_INLINE Gates<vector_t<A, V>> load_gates(const A* if_panel, const A* go_panel) {
+  using Vec = vector_t<A, V>;
+  return {load<Vec>(if_panel), load<Vec>(if_panel + V), load<Vec>(go_panel),
+          load<Vec>(go_panel + V)};
+}
+
+template <class A, int V>
+MEMX_INLINE Peephole<vector_t<A, V>> load_peephole(const Peepholes<A>& peepholes, int64_t pixel,
+                                                   int64_t channel, int64_t count) {
+  using Vec = vector_t<A, V>;
+  const A* weights = peepholes.weights + pixel * peepholes.pixel_stride + channel;
+  return {load_lanes<Vec>(weights, count), load_lanes<Vec>(weights + peepholes.gate_stride, count),
+          load_lanes<Vec>(weights + 2 * peepholes.gate_stride, count)};
+}
+
+// Equations (1)-(5) over a tile of pre-activations.
+template <class S, class A, int V, bool output_sees_current>
+void apply_cell(const ForwardStep<S, A>& step, const Tile& tile, const A* gates) {
+  using Vec = vector_t<A, V>;
+  const Sizes& sizes = step.sizes;
+  const int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t m = 0; m < tile.pixels(); ++m) {
+    const int64_t y = tile.row + m / tile.columns;
+    const int64_t x = tile.column + m % tile.columns;
+    const int64_t pixel = y * sizes.width + x;
+    const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
+    const A* panel = gates + m * width;
+    for (int64_t c = 0; c < sizes.hidden; c += V, panel += 2 * panel_pitch) {
+      const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
+      const int64_t at = image_pixel * sizes.hidden + c;
+      Gates<Vec> gate = load_gates<A, V>(panel, panel + panel_pitch);
+      const Peephole<Vec> peephole = load_peephole<A, V>(step.peepholes, pixel, c, count);
+      const Vec previous =
+          step.previous_cell == nullptr ? Vec{} : load_lanes<Vec>(step.previous_cell + at, count);
+      const CellState<Vec> state = cell_forward<output_sees_current, Vec>(gate, peephole, previous);
+      store_lanes(state.cell, count, step.cell + at);
+      store_lanes(state.hidden, count, step.hidden + at);
+      if (step.gates != nullptr) {
+        S* saved = step.gates + image_pixel * kGates * sizes.hidden + c;
+        store_lanes(gate.i, count, saved);
+        store_lanes(gate.f, count, saved + sizes.hidden);
+        store_lanes(gate.g, count, saved + 2 * sizes.hidden);
+        store_lanes(gate.o, count, saved + 3 * sizes.hidden);
+      }
+    }
+  }
+}
+
+template <class S, class A, int V>
+void forward_tile(const ForwardStep<S, A>& step, const Tile& tile, A* memory) {
+  Arena<A> arena(memory);
+  const ForwardScratch<A> scratch(arena, step, tile);
+  compute_gates<S, A, V>(step, tile, scratch);
+  if (step.peepholes.output_sees_current) {
+    apply_cell<S, A, V, true>(step, tile, scratch.gates);
+  } else {
+    apply_cell<S, A, V, false>(step, tile, scratch.gates);
+  }
+}
+
+template <class S, class A>
+int64_t forward_scratch(const ForwardStep<S, A>& step, const Tile& largest) {
+  Arena<A> arena(nullptr);
+  const ForwardScratch<A> scratch(arena, step, largest);
+  return arena.used();
+}
+
+}  // namespace MEMX_ISA
+}  // namespace memx

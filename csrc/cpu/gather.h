@@ -1,0 +1,108 @@
+// Moving images of any strides and storage type into a thread's scratch and back: the one place
+// where layouts are converted, a tile at a time, while the data is in cache.
+#pragma once
+
+#include "product.h"
+
+namespace memx {
+namespace MEMX_ISA {
+
+// Pixels a convolution reads around a tile. A Winograd block may stick out of the tile by one
+// pixel.
+struct HaloExtent {
+  int64_t rows, columns, above, left;
+
+  template <class A>
+  HaloExtent(const Convolution<A>& convolution, const Tile& tile)
+      : rows(round_up(tile.rows, convolution.winograd ? 2 : 1) + convolution.height - 1),
+        columns(round_up(tile.columns, convolution.winograd ? 2 : 1) + convolution.width - 1),
+        above(convolution.pad_rows()),
+        left(convolution.pad_columns()) {}
+  int64_t pixels() const { return rows * columns; }
+};
+
+template <class S, class A>
+MEMX_INLINE void gather_row(const S* in, int64_t channel_stride, int64_t column_stride,
+                            int64_t channels, int64_t columns, A* out) {
+  if (channel_stride == 1 && column_stride == channels) {
+    for (int64_t i = 0; i < columns * channels; ++i)
+      out[i] = widen(in[i]);
+  } else if (channel_stride == 1) {
+    for (int64_t x = 0; x < columns; ++x) {
+      for (int64_t c = 0; c < channels; ++c)
+        out[x * channels + c] = widen(in[x * column_stride + c]);
+    }
+  } else {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t x = 0; x < columns; ++x) {
+        out[x * channels + c] = widen(in[c * channel_stride + x * column_stride]);
+      }
+    }
+  }
+}
+
+// The tile's halo image [rows][columns][channels], zero outside the frame.
+template <class S, class A>
+Halo<A> gather_halo(const Frame<const S>& frame, const Convolution<A>& convolution,
+                    const Sizes& sizes, const Tile& tile, A* out) {
+  const HaloExtent extent(convolution, tile);
+  const int64_t channels = convolution.in_channels;
+  const int64_t pitch = extent.columns * channels;
+  const int64_t x_begin = tile.column - extent.left;
+  const int64_t first = x_begin < 0 ? -x_begin : 0;
+  const int64_t room = sizes.width - x_begin;
+  const int64_t last = room < extent.columns ? room : extent.columns;
+  for (int64_t row = 0; row < extent.rows; ++row) {
+    A* out_row = out + row * pitch;
+    const int64_t y = tile.row - extent.above + row;
+    const bool inside = y >= 0 && y < sizes.height;
+    const int64_t begin = inside ? first : extent.columns;
+    for (int64_t i = 0; i < begin * channels; ++i)
+      out_row[i] = A(0);
+    if (!inside) continue;
+    gather_row(frame.at(tile.batch, y, x_begin + begin), frame.channel, frame.column, channels,
+               last - begin, out_row + begin * channels);
+    for (int64_t i = last * channels; i < pitch; ++i)
+      out_row[i] = A(0);
+  }
+  return {out, pitch, channels};
+}
+
+// panels[panel][padded pixel][2V] += an image of plain channels.
+template <int V, class S, class A>
+void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, A* panels) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    for (int64_t x = 0; x < tile.columns; ++x) {
+      const S* in = frame.at(tile.batch, tile.row + y, tile.column + x);
+      A* out = panels + (y * tile.columns + x) * width;
+      for (int64_t c = 0; c < channels; c += width, out += panel_pitch) {
+        const int64_t count = channels - c < width ? channels - c : width;
+        for (int64_t j = 0; j < count; ++j)
+          out[j] += widen(in[(c + j) * frame.channel]);
+      }
+    }
+  }
+}
+
+// The reverse: an image of plain channels = panels.
+template <int V, class S, class A>
+void store_frame(const A* panels, int64_t channels, const Tile& tile, const Frame<S>& frame) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    for (int64_t x = 0; x < tile.columns; ++x) {
+      const A* in = panels + (y * tile.columns + x) * width;
+      S* out = frame.at(tile.batch, tile.row + y, tile.column + x);
+      for (int64_t c = 0; c < channels; c += width, in += panel_pitch) {
+        const int64_t count = channels - c < width ? channels - c : width;
+        for (int64_t j = 0; j < count; ++j)
+          narrow(in[j], out[(c + j) * frame.channel]);
+      }
+    }
+  }
+}
+
+}  // namespace MEMX_ISA
+}  // namespace memx

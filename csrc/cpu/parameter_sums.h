@@ -1,0 +1,149 @@
+// Accumulators of the parameter gradients of a backward pass.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "sequence.h"
+
+namespace memx {
+
+// Which gradients are wanted, in the order of the operator's arguments.
+struct Needs {
+  bool x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;
+};
+
+// rows[0] = sum of all rows, in order: the same bits whatever the number of threads.
+template <class A>
+void sum_rows(A* rows, int64_t count, int64_t elements) {
+  at::parallel_for(0, elements, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t row = 1; row < count; ++row) {
+      for (int64_t i = begin; i < end; ++i)
+        rows[i] += rows[row * elements + i];
+    }
+  });
+}
+
+// The tiles are dealt out to slots, each a fixed contiguous range whatever the number of threads;
+// a slot's tiles are worked on by one thread, in order, and add to the slot's own accumulators.
+// More slots let more threads work, but each costs memory and a pass of the final sum.
+//
+// Spatial peepholes are the exception: their gradient is as large as three images, so it is kept
+// once for every image of the batch; a pixel of an image belongs to one tile, hence to one slot.
+template <class S>
+class ParameterSums {
+ public:
+  using A = accumulate_t<S>;
+
+  ParameterSums(const Sequence<S>& sequence, const Needs& needs) : sequence_(sequence) {
+    const ForwardStep<S, A> step = sequence.forward_step(0);
+    const Sizes& sizes = sequence.sizes;
+    const at::Tensor& weight_ch = sequence.arguments.weight_ch;
+    const bool spatial = weight_ch.defined() && weight_ch.dim() == 4;
+    const auto options = sequence.arguments.x.options().dtype(c10::CppTypeToScalarType<A>::value);
+    if (needs.weight_ih) {
+      input_ = take(weight_gradient_elements(step.input_convolution, sizes));
+    }
+    if (needs.weight_hh) {
+      hidden_ = take(weight_gradient_elements(step.hidden_convolution, sizes));
+    }
+    if (needs.bias) bias_ = take(sizes.gate_columns());
+    if (needs.weight_ch && !spatial) peepholes_ = take(3 * column_elements());
+    count_ = std::min(sequence.tiles.count(), most_slots());
+    storage_ = at::zeros({count_, elements_}, options);
+    if (needs.weight_ch && spatial) {
+      image_peepholes_ = at::zeros({sizes.batch, 3, sizes.pixels(), sizes.hidden}, options);
+    }
+  }
+
+  int64_t count() const { return count_; }
+  int64_t first_tile(int64_t slot) const { return slot * sequence_.tiles.count() / count_; }
+
+  ParameterGradients<A> of_slot(int64_t slot) const {
+    A* const base = storage_.template data_ptr<A>() + slot * elements_;
+    const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
+    return {at(input_), at(hidden_), at(bias_), peephole_gradient(at(peepholes_))};
+  }
+
+  // After this the accumulators of slot 0 hold the sums.
+  void reduce() {
+    sum_rows(storage_.template data_ptr<A>(), count_, elements_);
+    if (image_peepholes_.defined()) {
+      sum_rows(image_peepholes_.template data_ptr<A>(), image_peepholes_.size(0),
+               image_peepholes_.stride(0));
+    }
+  }
+
+  // The sums in the shape and dtype of the parameters; an unwanted gradient is an empty tensor.
+  at::Tensor input_weights() const {
+    return weights(of_slot(0).input_weights, sequence_.forward_step(0).input_convolution);
+  }
+  at::Tensor hidden_weights() const {
+    return weights(of_slot(0).hidden_weights, sequence_.forward_step(0).hidden_convolution);
+  }
+  at::Tensor bias() const {
+    if (bias_ < 0) return empty();
+    return unpack_bias_gradient(of_slot(0).bias, sequence_.sizes, dtype());
+  }
+  at::Tensor peepholes() const {
+    const Sizes& sizes = sequence_.sizes;
+    if (image_peepholes_.defined()) {
+      const at::Tensor sum = image_peepholes_[0].view({3, sizes.height, sizes.width, sizes.hidden});
+      return channels_first(sum).to(dtype()).contiguous();
+    }
+    if (peepholes_ < 0) return empty();
+    return storage_[0]
+        .narrow(0, peepholes_, 3 * column_elements())
+        .view({3, -1, sizes.hidden})
+        .sum(1)
+        .to(dtype());
+  }
+
+ private:
+  // Numbers of one peephole in the accumulators of a slot: [tile column][C].
+  int64_t column_elements() const {
+    return sequence_.tiles.largest().columns * sequence_.sizes.hidden;
+  }
+  PeepholeGradient<A> peephole_gradient(A* of_slot) const {
+    const Sizes& sizes = sequence_.sizes;
+    if (!image_peepholes_.defined()) {
+      return {of_slot, 0, 0, sizes.hidden, column_elements(), true};
+    }
+    const int64_t gate = sizes.pixels() * sizes.hidden;
+    return {image_peepholes_.template data_ptr<A>(),
+            3 * gate,
+            sizes.width * sizes.hidden,
+            sizes.hidden,
+            gate,
+            false};
+  }
+  int64_t take(int64_t elements) {
+    const int64_t offset = elements_;
+    elements_ += round_up(elements, 64 / int64_t(sizeof(A)));
+    return offset;
+  }
+  int64_t most_slots() const {
+    constexpr int64_t kMost = 64, kFewest = 4, kBytes = 64 << 20;
+    const int64_t affordable = kBytes / std::max<int64_t>(1, elements_ * int64_t(sizeof(A)));
+    return std::clamp(affordable, kFewest, kMost);
+  }
+  at::ScalarType dtype() const { return sequence_.arguments.x.scalar_type(); }
+  at::Tensor empty() const { return at::empty({0}, sequence_.arguments.x.options()); }
+  at::Tensor weights(const A* sums, const Convolution<A>& convolution) const {
+    if (sums == nullptr) return empty();
+    return unpack_weight_gradient(sums, convolution, sequence_.sizes, dtype());
+  }
+
+  const Sequence<S>& sequence_;
+  int64_t input_ = -1, hidden_ = -1, bias_ = -1,
+          peepholes_ = -1;  // offsets in a slot; -1: unwanted
+  int64_t elements_ = 0, count_ = 0;
+  at::Tensor storage_;          // [slot][elements]
+  at::Tensor image_peepholes_;  // [B, 3, H*W, C], or undefined
+};
+
+}  // namespace memx

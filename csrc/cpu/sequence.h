@@ -1,0 +1,94 @@
+// What the forward and the backward pass over a sequence share: the checked arguments, packed
+// weights, the tiling of the images, and the description of step t for the tile kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "engine.h"
+#include "weights.h"
+
+namespace memx {
+
+// The operator's arguments; an undefined tensor is an absent one. Shapes as in ops.cpp.
+struct Arguments {
+  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;
+  bool output_sees_current;
+};
+
+// Throws c10::Error, with the offending shape or dtype, unless the arguments fit together.
+void check_arguments(const Arguments& arguments);
+
+// The fixed partition of a batch of images into tiles. It depends on the shapes only, never on the
+// number of threads.
+class TileGrid {
+ public:
+  explicit TileGrid(const Sizes& sizes);
+  int64_t count() const { return sizes_.batch * rows_ * columns_; }
+  Tile largest() const { return {0, 0, 0, tile_rows_, tile_columns_}; }
+  Tile at(int64_t index) const;
+
+ private:
+  Sizes sizes_;
+  int64_t tile_rows_, tile_columns_;  // of a tile, in pixels
+  int64_t rows_, columns_;            // of the grid, in tiles
+};
+
+template <class S>
+class Sequence {
+ public:
+  using A = accumulate_t<S>;
+
+  explicit Sequence(const Arguments& arguments);
+
+  // Everything of step t except its outputs: the caller sets where C_{t-1}, H_{t-1} and the results
+  // are for t > 0.
+  ForwardStep<S, A> forward_step(int64_t t) const;
+
+  const Arguments arguments;
+  const int64_t steps;
+  const Sizes sizes;
+  const TileGrid tiles;
+  const TileKernels<S, A>& kernels;
+
+ private:
+  PackedConvolution<A> input_, hidden_;
+  at::Tensor bias_, peephole_weights_, initial_cell_;
+};
+
+// Step t of a (T, B, C, H, W) tensor, or a (B, C, H, W) tensor, as the kernels see it.
+template <class S>
+Frame<S> frame_of(const at::Tensor& tensor, int64_t t);
+template <class S>
+Frame<S> frame_of(const at::Tensor& tensor);
+
+// Typed data of a tensor of storage type S.
+template <class S>
+S* data_of(const at::Tensor& tensor) {
+  return static_cast<S*>(tensor.data_ptr());
+}
+
+// [batch, H, W, C] memory seen as (..., C, H, W).
+at::Tensor channels_first(const at::Tensor& channels_last);
+
+// The storage and accumulation dtypes of a call.
+at::ScalarType accumulate_dtype(at::ScalarType storage);
+
+// Calls body(S{}) with the kernels' storage type for a dtype.
+template <class Body>
+auto dispatch_storage(at::ScalarType dtype, const Body& body) {
+  switch (dtype) {
+    case at::kFloat:
+      return body(float{});
+    case at::kDouble:
+      return body(double{});
+    case at::kBFloat16:
+      return body(Bfloat16{});
+    case at::kHalf:
+      return body(Float16{});
+    default:
+      TORCH_CHECK(false, "memx_fast: x has dtype ", dtype,
+                  ", expected float32, float64, bfloat16 or float16");
+  }
+}
+
+}  // namespace memx

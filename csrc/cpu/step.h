@@ -1,0 +1,146 @@
+// What one launch of the tile kernels is told: plain pointers, shapes and strides, no torch.
+//
+// Shapes are written as in the Python docs: B batch, H and W the image, C hidden channels. S is the
+// type tensors are stored in, A the type arithmetic is done in (float, or double for double).
+//
+// Interleaved gates. Inside, the 4*C gate columns are ordered so that whoever computes a vector of
+// channels holds all four of its gates: [channel block][gate i,f,g,o][lane], a block being one
+// vector of `lanes` channels; a partial last block is padded with zeros. A panel is two vectors
+// wide, so panel 2b holds (i, f) and panel 2b+1 holds (g, o) of channel block b.
+#pragma once
+
+#include <cstdint>
+
+namespace memx {
+
+constexpr int64_t kGates = 4;
+constexpr int64_t kPanelVectors = 2;  // width of a weight panel, in vectors
+constexpr int64_t kBlockRows = 6;     // pixels a register block: 6 x 2 vectors are 12 accumulators
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// One batch of images [B, channels, H, W] with any strides (in elements; zero and negative too).
+template <class T>
+struct Frame {
+  T* data = nullptr;
+  int64_t batch = 0, channel = 0, row = 0, column = 0;
+
+  T* at(int64_t b, int64_t y, int64_t x) const { return data + b * batch + y * row + x * column; }
+};
+
+// A rectangle of pixels of one image: the unit of work of a thread.
+struct Tile {
+  int64_t batch, row, column, rows, columns;
+
+  int64_t pixels() const { return rows * columns; }
+};
+
+// A "same" convolution of stride 1 whose weights are packed in panels of output columns:
+//   direct    [panel][kernel row][kernel column][in channel][2 * lanes]
+//   Winograd  [panel][16][in channel][2 * lanes]        (winograd.h)
+template <class A>
+struct Convolution {
+  const A* weights = nullptr;
+  int64_t in_channels = 0;
+  int64_t height = 1, width = 1;  // of the kernel; both odd
+  int64_t panels = 0;
+  bool winograd = false;
+
+  int64_t pad_rows() const { return height / 2; }
+  int64_t pad_columns() const { return width / 2; }
+};
+
+// The sizes every step of a sequence shares.
+struct Sizes {
+  int64_t batch, height, width, hidden;
+  int64_t lanes;  // channels a vector holds
+
+  int64_t channel_blocks() const { return ceil_div(hidden, lanes); }
+  int64_t gate_columns() const { return channel_blocks() * kGates * lanes; }
+  int64_t panel_width() const { return kPanelVectors * lanes; }
+  int64_t pixels() const { return height * width; }
+};
+
+// Peephole weights [3, P, C] with P = H*W ("spatial") or 1 (the same for every pixel). Absent
+// peepholes are a row of zeros: one code path, and the products cost nothing beside the
+// convolution.
+template <class A>
+struct Peepholes {
+  const A* weights = nullptr;
+  int64_t pixel_stride = 0;  // C, or 0 when all pixels share one row
+  int64_t gate_stride = 0;   // P * C
+  bool output_sees_current = false;
+};
+
+// Step t of the forward pass: C_{t-1}, H_{t-1}, X_t -> C_t, H_t and, when training, the gates.
+template <class S, class A>
+struct ForwardStep {
+  Sizes sizes;
+  Convolution<A> input_convolution;  // weights null: `input_frame` holds ready-made input gates
+  Convolution<A> hidden_convolution;
+  Frame<const S> input_frame;   // X_t, or input gates [B, 4*C, H, W]
+  Frame<const S> hidden_frame;  // H_{t-1}; data null: zeros
+  const A* bias = nullptr;      // [gate_columns]
+  Peepholes<A> peepholes;
+  const A* previous_cell = nullptr;  // [B, H, W, C]; null: zeros
+  A* cell = nullptr;                 // [B, H, W, C]; may be `previous_cell`
+  S* hidden = nullptr;               // [B, H, W, C]
+  S* gates = nullptr;                // [B, H, W, 4, C] after activation, or null
+};
+
+// Where a pixel's peephole gradients [3][C] are added, by strides as in a tensor. Spatial peepholes
+// have a place for every pixel of every image. Those shared by all pixels have one for every column
+// of a tile, so that no long chain of additions arises; they are summed afterwards.
+template <class A>
+struct PeepholeGradient {
+  A* data = nullptr;
+  int64_t image = 0, row = 0, column = 0, gate = 0;
+  bool of_tile = false;  // columns count from the tile's first, not from the image's
+
+  A* at(const Tile& tile, int64_t y, int64_t x) const {
+    return data + tile.batch * image + y * row + (of_tile ? x - tile.column : x) * column;
+  }
+};
+
+// Where one slot of tiles accumulates parameter gradients (null: not wanted). Slots are a fixed
+// partition of the tiles, whatever the number of threads, and are summed in order afterwards:
+// results do not depend on the thread count.
+template <class A>
+struct ParameterGradients {
+  A* input_weights = nullptr;  // panels as packed by weight_gradient_elements()
+  A* hidden_weights = nullptr;
+  A* bias = nullptr;  // [gate_columns]
+  PeepholeGradient<A> peepholes;
+};
+
+// Step t of the backward pass. The gradient of the pre-activations of step t+1 arrives in a plane
+// with a halo of zeros and leaves, for step t, in another.
+template <class S, class A>
+struct BackwardStep {
+  ForwardStep<S, A> forward;         // recomputes the gates when `forward.gates` is null
+  Convolution<A> hidden_transposed;  // gate gradients -> gradient of H
+  Convolution<A> input_transposed;   // gate gradients -> gradient of X; weights null: not wanted
+  const A* next_gate_gradient = nullptr;  // plane of step t+1, or null at t = T-1
+  A* gate_gradient = nullptr;             // plane of step t; null in the pass after t = 0
+  int64_t plane_row = 0, plane_image = 0, plane_origin = 0;  // pitches; offset of pixel (0, 0)
+  Frame<const S> output_gradient;                            // of H_t, from above; data null: none
+  Frame<const S> final_gradient;  // of H_T, at t = T-1 only; data null: none
+  const A* cell = nullptr;        // C_t  [B, H, W, C]
+  A* cell_gradient = nullptr;     // of C_t in, of C_{t-1} out  [B, H, W, C]
+  Frame<S> input_gradient;        // of X_{t+1}; of X_t when X are ready-made gates
+  Frame<S> initial_gradient;      // of H_0, in the pass after t = 0 only
+};
+
+// A table of the compiled tile kernels of one instruction set and storage type. `scratch` is the
+// calling thread's, of the size the *_scratch function gives (in elements of A).
+template <class S, class A>
+struct TileKernels {
+  void (*forward)(const ForwardStep<S, A>&, const Tile&, A* scratch);
+  int64_t (*forward_scratch)(const ForwardStep<S, A>&, const Tile& largest);
+  void (*backward)(const BackwardStep<S, A>&, const ParameterGradients<A>&, const Tile&,
+                   A* scratch);
+  int64_t (*backward_scratch)(const BackwardStep<S, A>&, const Tile& largest);
+};
+
+}  // namespace memx

@@ -1,0 +1,122 @@
+// Storage types, vectors of the type arithmetic is done in, and the way from one to the other. The
+// conversions are written so that loops over them become vector code: no branches.
+#pragma once
+
+#include <cstdint>
+
+#include "../cell_math.h"
+
+namespace memx {
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct AccumulateType {
+  using type = float;
+};
+template <>
+struct AccumulateType<double> {
+  using type = double;
+};
+template <class S>
+using accumulate_t = typename AccumulateType<S>::type;
+
+namespace MEMX_ISA {
+
+template <class A, int V>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(V * sizeof(A))));
+};
+template <class A, int V>
+using vector_t = typename VectorOf<A, V>::type;
+template <class Vec>
+constexpr int lanes = sizeof(Vec) / sizeof(element_t<Vec>);
+
+MEMX_INLINE double widen(double x) { return x; }
+MEMX_INLINE float widen(float x) { return x; }
+MEMX_INLINE float widen(Bfloat16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
+
+// Shifting the 15 value bits under a float's exponent leaves it 112 too small; the product with
+// 2^112 repairs normal and subnormal numbers alike. All-ones exponents become the float's own.
+MEMX_INLINE float widen(Float16 x) {
+  const uint32_t value = uint32_t(x.bits & 0x7fffu) << 13;
+  const float scaled = __builtin_bit_cast(float, value) * 0x1p112f;
+  const uint32_t finite = __builtin_bit_cast(uint32_t, scaled);
+  const uint32_t magnitude = value >= 0x0f800000u ? (value | 0x7f800000u) : finite;
+  return __builtin_bit_cast(float, magnitude | (uint32_t(x.bits & 0x8000u) << 16));
+}
+
+MEMX_INLINE void narrow(double x, double& out) { out = x; }
+MEMX_INLINE void narrow(float x, float& out) { out = x; }
+
+// Round to nearest even; NaN stays NaN (its quiet bit is set).
+MEMX_INLINE void narrow(float x, Bfloat16& out) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  out.bits = uint16_t(x != x ? ((bits >> 16) | 0x40u) : rounded);
+}
+
+// Round to nearest even. Numbers below 2^-14 are aligned to the subnormal grid by adding 0.5, whose
+// last place is 2^-24; larger ones are rounded on their own bits; above 65520 lies infinity.
+MEMX_INLINE void narrow(float x, Float16& out) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const float aligned = __builtin_bit_cast(float, magnitude) + 0.5f;
+  const uint32_t subnormal = __builtin_bit_cast(uint32_t, aligned) - 0x3f000000u;
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;
+  out.bits = uint16_t(half | sign);
+}
+
+// One T (a number or a vector) at any element's address; it may alias whatever is stored there.
+template <class T>
+MEMX_INLINE T load(const element_t<T>* in) {
+  typedef T Unaligned __attribute__((aligned(sizeof(element_t<T>)), may_alias));
+  return *(const Unaligned*)in;
+}
+
+template <class T>
+MEMX_INLINE void store(T value, element_t<T>* out) {
+  typedef T Unaligned __attribute__((aligned(sizeof(element_t<T>)), may_alias));
+  *(Unaligned*)out = value;
+}
+
+// The first `count` lanes of a vector, the rest zero, from memory of any storage type.
+template <class Vec, class S>
+MEMX_INLINE Vec load_lanes(const S* in, int64_t count) {
+  constexpr int V = lanes<Vec>;
+  element_t<Vec> buffer[V] = {};
+  if (count == V) {
+    for (int j = 0; j < V; ++j)
+      buffer[j] = widen(in[j]);
+  } else {
+    for (int64_t j = 0; j < count; ++j)
+      buffer[j] = widen(in[j]);
+  }
+  return load<Vec>(buffer);
+}
+
+template <class Vec, class S>
+MEMX_INLINE void store_lanes(Vec value, int64_t count, S* out) {
+  constexpr int V = lanes<Vec>;
+  element_t<Vec> buffer[V];
+  store(value, buffer);
+  if (count == V) {
+    for (int j = 0; j < V; ++j)
+      narrow(buffer[j], out[j]);
+  } else {
+    for (int64_t j = 0; j < count; ++j)
+      narrow(buffer[j], out[j]);
+  }
+}
+
+}  // namespace MEMX_ISA
+}  // namespace memx

@@ -1,0 +1,41 @@
+// Packing of weights into the panels the tile kernels read, and of weight gradients back.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "step.h"
+
+namespace memx {
+
+// A packed convolution and the tensor that owns its weights.
+template <class A>
+struct PackedConvolution {
+  Convolution<A> convolution;
+  at::Tensor storage;
+};
+
+// weight (4C, K, kh, kw) -> gate columns from K channels: the forward convolution.
+template <class A>
+PackedConvolution<A> pack_convolution(const at::Tensor& weight, const Sizes& sizes);
+
+// weight (4C, K, kh, kw) -> K channels from gate columns: its transpose, with the kernel turned
+// round, so that the backward pass is a "same" convolution of stride 1 as well.
+template <class A>
+PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, const Sizes& sizes);
+
+// bias (4C,) or undefined (zeros) -> [gate columns].
+template <class A>
+at::Tensor pack_bias(const at::Tensor& bias, const Sizes& sizes);
+
+// Numbers a slot needs for the gradient of a convolution's weights, and the reverse of packing:
+// [gradient panels] -> (4C, K, kh, kw). The layout is that of weight_gradient_direct() and
+// weight_gradient_winograd().
+template <class A>
+int64_t weight_gradient_elements(const Convolution<A>& convolution, const Sizes& sizes);
+template <class A>
+at::Tensor unpack_weight_gradient(const A* gradient, const Convolution<A>& convolution,
+                                  const Sizes& sizes, at::ScalarType dtype);
+template <class A>
+at::Tensor unpack_bias_gradient(const A* gradient, const Sizes& sizes, at::ScalarType dtype);
+
+}  // namespace memx

@@ -1,0 +1,11 @@
+// What the instruction-set regions share: inlining, and the name of the region being compiled.
+#pragma once
+
+#define MEMX_INLINE static inline __attribute__((always_inline))
+#define MEMX_INLINE_MEMBER inline __attribute__((always_inline))
+
+// Kernel code is compiled once for each instruction set, in a namespace of that set's name, so that
+// the copies never meet at link time. Code outside any region is the baseline copy.
+#ifndef MEMX_ISA
+#define MEMX_ISA baseline
+#endif

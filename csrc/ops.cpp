@@ -1,0 +1,74 @@
+// Operator schemas and module initialisation. Kernels register themselves beside their definition.
+//
+// Shapes: T steps, B batch, C hidden channels, H and W the image. Parameters and states are of the
+// dtype of x, except c_0 and c_n, which are float32 where x is bfloat16 or float16.
+//
+//   x          (T, B, Cin, H, W), any strides; (T, B, 4C, H, W) input gates when weight_ih is
+//   absent weight_ih  (4C, Cin, kh, kw), weight_hh (4C, C, kh, kw): odd kernels, rows in gate order
+//   i, f, g, o bias       (4C,) weight_ch  (3, C) or (3, C, H, W), in order i, f, o h_0, c_0   (B,
+//   C, H, W); absent: zeros
+//
+//   output     (T, B, C, H, W), channels-last strides; h_n, c_n (B, C, H, W) likewise
+//   cells      (T, B, H, W, C) when save_cells, else (0,);  gates (T, B, H, W, 4, C) when
+//   save_gates
+//
+// The backward operator takes what the forward returned and gives an empty tensor for every
+// gradient whose entry of `needs` (x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0) is false.
+// Gates are recomputed when they were not saved.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu/engine.h"
+
+TORCH_LIBRARY(memx_fast, library) {
+  library.def(
+      "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
+      "Tensor? h_0, Tensor? c_0, bool output_sees_current, bool save_cells, bool save_gates) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
+      {at::Tag::pt2_compliant_tag});
+  library.def(
+      "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
+      "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
+      "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, bool output_sees_current, "
+      "bool[7] needs) -> (Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias, "
+      "Tensor weight_ch, Tensor h_0, Tensor c_0)",
+      {at::Tag::pt2_compliant_tag});
+}
+
+namespace {
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const memx::Engine* engine : memx::supported_engines())
+    names.emplace_back(engine->name);
+  return names;
+}
+
+constexpr bool kOpenMP =
+#ifdef _OPENMP
+    true;
+#else
+    false;
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Build facts of the compiled kernels; the operators are in torch.ops.memx_fast.";
+  module.def("build_info", [] {
+    pybind11::dict info;
+    info["torch"] = TORCH_VERSION;
+    info["compiler"] = __VERSION__;
+    info["openmp"] = kOpenMP;
+    info["instruction_sets"] = instruction_sets();
+    return info;
+  });
+  module.def("instruction_set", [] { return std::string(memx::engine().name); });
+  module.def("select_instruction_set", &memx::select_engine, pybind11::arg("name"),
+             "Use the kernels of one of the instruction sets this processor runs.");
+}

@@ -1,0 +1,201 @@
+"""The fused operators as PyTorch sees them: shapes for tracing, gradients, autocast.
+
+The schemas and the kernels are in ``csrc`` (``csrc/ops.cpp`` gives every argument's shape). What is
+registered here makes ``torch.ops.memx_fast.conv_lstm`` differentiable and traceable;
+:func:`fused_conv_lstm` is the function the rest of the package calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends
+
+_GRADIENTS = 7  # x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0
+
+_NO_DOUBLE_BACKWARD = (
+    "memx_fast: the fused ConvLSTM kernels have no second derivative; "
+    'use backend="reference", which supports double backward'
+)
+
+
+def fused_conv_lstm(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    *,
+    output_peephole: str,
+    recompute: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one ConvLSTM layer over a sequence with the fused kernels.
+
+    Equivalent to :func:`memx_fast.reference.conv_lstm` with ``padding="same"``. The arguments are
+    taken to be valid: :func:`memx_fast.functional.conv_lstm` is the function that checks them.
+
+    Args:
+        x: ``(T, B, Cin, H, W)``, any strides; or, when ``weight_ih`` is None, ready-made input
+            gates ``(T, B, 4C, H, W)``.
+        weight_ih: ``(4C, Cin, kh, kw)``, odd kernel, or None.
+        weight_hh: ``(4C, C, kh, kw)``, odd kernel.
+        bias: ``(4C,)`` or None.
+        weight_ch: peepholes ``(3, C)`` or ``(3, C, H, W)`` in order i, f, o, or None.
+        h_0: ``(B, C, H, W)`` or None for zeros.
+        c_0: ``(B, C, H, W)`` or None for zeros.
+        output_peephole: ``"previous"`` or ``"current"``.
+        recompute: compute the gates again in the backward pass instead of saving them.
+
+    Returns:
+        ``(output, h_n, c_n)`` of shapes ``(T, B, C, H, W)``, ``(B, C, H, W)``, ``(B, C, H, W)``,
+        all with channels-last strides. ``c_n`` is float32 where x is bfloat16 or float16.
+
+    Under autocast, single-precision arguments are cast to its dtype first, except ``c_0``.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        x, weight_hh = x.to(dtype), weight_hh.to(dtype)
+        weight_ih, bias, weight_ch, h_0 = (
+            None if tensor is None else tensor.to(dtype)
+            for tensor in (weight_ih, bias, weight_ch, h_0)
+        )
+    if c_0 is not None:
+        c_0 = c_0.to(accumulate_dtype(x.dtype))
+    differentiable = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad
+        for tensor in (x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
+    )
+    output, h_n, c_n, _, _ = torch.ops.memx_fast.conv_lstm(
+        x,
+        weight_ih,
+        weight_hh,
+        bias,
+        weight_ch,
+        h_0,
+        c_0,
+        output_peephole == "current",
+        differentiable,
+        differentiable and not recompute,
+    )
+    return output, h_n, c_n
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of cell states and of all arithmetic for tensors of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _channels_first(channels_last: Tensor) -> Tensor:
+    return channels_last.movedim(-1, -3)
+
+
+def _fake_forward(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    output_sees_current: bool,
+    save_cells: bool,
+    save_gates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    steps, batch, _, height, width = x.shape
+    hidden = weight_hh.shape[1]
+    image = (batch, height, width, hidden)
+    accumulate = accumulate_dtype(x.dtype)
+    cells = (steps, *image) if save_cells else (0,)
+    gates = (steps, batch, height, width, 4, hidden) if save_gates else (0,)
+    return (
+        _channels_first(x.new_empty((steps, *image))),
+        _channels_first(x.new_empty(image)),
+        _channels_first(x.new_empty(image, dtype=accumulate)),
+        x.new_empty(cells, dtype=accumulate),
+        x.new_empty(gates),
+    )
+
+
+def _fake_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    output: Tensor,
+    cells: Tensor,
+    gates: Tensor,
+    output_sees_current: bool,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    steps, batch, channels, height, width = x.shape
+    hidden = weight_hh.shape[1]
+    accumulate = accumulate_dtype(x.dtype)
+
+    def parameter(tensor: Tensor | None, wanted: bool) -> Tensor:
+        return x.new_empty(tuple(tensor.shape) if tensor is not None and wanted else (0,))
+
+    def images(shape: tuple[int, ...], wanted: bool, dtype: torch.dtype) -> Tensor:
+        if not wanted:
+            return x.new_empty((0,), dtype=dtype)
+        return _channels_first(x.new_empty(shape, dtype=dtype))
+
+    return (
+        images((steps, batch, height, width, channels), needs[0], x.dtype),
+        parameter(weight_ih, needs[1]),
+        parameter(weight_hh, needs[2]),
+        parameter(bias, needs[3]),
+        parameter(weight_ch, needs[4]),
+        images((batch, height, width, hidden), needs[5], x.dtype),
+        images((batch, height, width, hidden), needs[6], accumulate),
+    )
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.output_sees_current, save_cells, _ = inputs
+    hidden, _, _, cells, gates = output
+    if not save_cells:
+        raise RuntimeError(
+            "memx_fast: conv_lstm was called with save_cells=False on arguments that need gradients"
+        )
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(cells, gates)
+    ctx.save_for_backward(*tensors, hidden, cells, gates)
+
+
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad_output, grad_h_n, grad_c_n, _, _ = grads
+    needs = list(ctx.needs_input_grad[:_GRADIENTS])
+    found = torch.ops.memx_fast.conv_lstm_backward(
+        grad_output, grad_h_n, grad_c_n, *ctx.saved_tensors, ctx.output_sees_current, needs
+    )
+    wanted = tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
+    return (*wanted, None, None, None)
+
+
+def _refuse_double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    raise RuntimeError(_NO_DOUBLE_BACKWARD)
+
+
+def _register() -> None:
+    torch.library.register_fake("memx_fast::conv_lstm", _fake_forward)
+    torch.library.register_fake("memx_fast::conv_lstm_backward", _fake_backward)
+    torch.library.register_autograd(
+        "memx_fast::conv_lstm", _backward, setup_context=_save_for_backward
+    )
+    torch.library.register_autograd("memx_fast::conv_lstm_backward", _refuse_double_backward)
+
+
+if backends.load_extension():
+    _register()
