@@ -41,8 +41,9 @@ MEMX_INLINE T each_lane(T x, const Function& function) {
   if constexpr (sizeof(T) == sizeof(element_t<T>)) {
     return function(x);
   } else {
-    for (unsigned j = 0; j < sizeof(T) / sizeof(element_t<T>); ++j)
+    for (unsigned j = 0; j < sizeof(T) / sizeof(element_t<T>); ++j) {
       x[j] = function(x[j]);
+    }
     return x;
   }
 }
@@ -138,12 +139,16 @@ MEMX_INLINE Gates<T> cell_backward(const Gates<T>& gate, const Peephole<T>& peep
   Gates<T> d;
   d.o = hidden_gradient * tanh_cell * gate.o * (one - gate.o);
   T d_cell = cell_gradient + hidden_gradient * gate.o * (one - tanh_cell * tanh_cell);
-  if (output_sees_current) d_cell += peephole.o * d.o;
+  if (output_sees_current) {
+    d_cell += peephole.o * d.o;
+  }
   d.i = d_cell * gate.g * gate.i * (one - gate.i);
   d.f = d_cell * previous_cell * gate.f * (one - gate.f);
   d.g = d_cell * gate.i * (one - gate.g * gate.g);
   cell_gradient = d_cell * gate.f + peephole.i * d.i + peephole.f * d.f;
-  if (!output_sees_current) cell_gradient += peephole.o * d.o;
+  if (!output_sees_current) {
+    cell_gradient += peephole.o * d.o;
+  }
   return d;
 }
 

@@ -3,14 +3,18 @@
 // Shapes: T steps, B batch, C hidden channels, H and W the image. Parameters and states are of the
 // dtype of x, except c_0 and c_n, which are float32 where x is bfloat16 or float16.
 //
-//   x          (T, B, Cin, H, W), any strides; (T, B, 4C, H, W) input gates when weight_ih is
-//   absent weight_ih  (4C, Cin, kh, kw), weight_hh (4C, C, kh, kw): odd kernels, rows in gate order
-//   i, f, g, o bias       (4C,) weight_ch  (3, C) or (3, C, H, W), in order i, f, o h_0, c_0   (B,
-//   C, H, W); absent: zeros
+//   x          (T, B, Cin, Hx, Wx), any strides; (T, B, 4C, H, W) input gates without weight_ih
+//   weight_ih  (4C, Cin, kh, kw), rows in gate order i, f, g, o
+//   weight_hh  (4C, C, kh, kw), odd kernel, always padded to the same size
+//   bias       (4C,)
+//   weight_ch  (3, C) or (3, C, H, W), in order i, f, o
+//   h_0, c_0   (B, C, H, W); absent: zeros
+//   padding    zeros around x, rows and columns, less than the kernel: H = Hx + 2 rows - kh + 1
 //
-//   output     (T, B, C, H, W), channels-last strides; h_n, c_n (B, C, H, W) likewise
-//   cells      (T, B, H, W, C) when save_cells, else (0,);  gates (T, B, H, W, 4, C) when
-//   save_gates
+//   output     (T, B, C, H, W), channels-last strides
+//   h_n, c_n   (B, C, H, W), likewise
+//   cells      (T, B, H, W, C) with save_cells, else (0,)
+//   gates      (T, B, H, W, 4, C) with save_gates, else (0,)
 //
 // The backward operator takes what the forward returned and gives an empty tensor for every
 // gradient whose entry of `needs` (x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0) is false.
@@ -28,13 +32,15 @@
 TORCH_LIBRARY(memx_fast, library) {
   library.def(
       "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
-      "Tensor? h_0, Tensor? c_0, bool output_sees_current, bool save_cells, bool save_gates) "
+      "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
+      "bool save_gates) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
       {at::Tag::pt2_compliant_tag});
   library.def(
       "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
       "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
-      "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, bool output_sees_current, "
+      "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, int[2] padding, "
+      "bool output_sees_current, "
       "bool[7] needs) -> (Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias, "
       "Tensor weight_ch, Tensor h_0, Tensor c_0)",
       {at::Tag::pt2_compliant_tag});
@@ -44,8 +50,9 @@ namespace {
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
-  for (const memx::Engine* engine : memx::supported_engines())
+  for (const memx::Engine* engine : memx::supported_engines()) {
     names.emplace_back(engine->name);
+  }
   return names;
 }
 

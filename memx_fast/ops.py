@@ -31,23 +31,26 @@ def fused_conv_lstm(
     h_0: Tensor | None,
     c_0: Tensor | None,
     *,
-    output_peephole: str,
-    recompute: bool,
+    padding: tuple[int, int] | None = None,
+    output_peephole: str = "previous",
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one ConvLSTM layer over a sequence with the fused kernels.
 
-    Equivalent to :func:`memx_fast.reference.conv_lstm` with ``padding="same"``. The arguments are
-    taken to be valid: :func:`memx_fast.functional.conv_lstm` is the function that checks them.
+    Equivalent to :func:`memx_fast.reference.conv_lstm` with stride and dilation 1. The arguments
+    are taken to be valid: :func:`memx_fast.functional.conv_lstm` is the function that checks them.
 
     Args:
-        x: ``(T, B, Cin, H, W)``, any strides; or, when ``weight_ih`` is None, ready-made input
+        x: ``(T, B, Cin, Hx, Wx)``, any strides; or, when ``weight_ih`` is None, ready-made input
             gates ``(T, B, 4C, H, W)``.
-        weight_ih: ``(4C, Cin, kh, kw)``, odd kernel, or None.
+        weight_ih: ``(4C, Cin, kh, kw)`` or None.
         weight_hh: ``(4C, C, kh, kw)``, odd kernel.
         bias: ``(4C,)`` or None.
         weight_ch: peepholes ``(3, C)`` or ``(3, C, H, W)`` in order i, f, o, or None.
         h_0: ``(B, C, H, W)`` or None for zeros.
         c_0: ``(B, C, H, W)`` or None for zeros.
+        padding: rows and columns of zeros around x, less than the kernel: the states have
+            ``H = Hx + 2 rows - kh + 1`` rows. None keeps the size, for an odd kernel.
         output_peephole: ``"previous"`` or ``"current"``.
         recompute: compute the gates again in the backward pass instead of saving them.
 
@@ -67,6 +70,9 @@ def fused_conv_lstm(
         )
     if c_0 is not None:
         c_0 = c_0.to(accumulate_dtype(x.dtype))
+    if padding is None:
+        kernel = (1, 1) if weight_ih is None else weight_ih.shape[2:]
+        padding = (kernel[0] // 2, kernel[1] // 2)
     differentiable = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad
         for tensor in (x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
@@ -79,6 +85,7 @@ def fused_conv_lstm(
         weight_ch,
         h_0,
         c_0,
+        padding,
         output_peephole == "current",
         differentiable,
         differentiable and not recompute,
@@ -95,6 +102,14 @@ def _channels_first(channels_last: Tensor) -> Tensor:
     return channels_last.movedim(-1, -3)
 
 
+def _state_size(x: Tensor, weight_ih: Tensor | None, padding: list[int]) -> tuple[int, int]:
+    kernel = (1, 1) if weight_ih is None else weight_ih.shape[2:]
+    return (
+        x.shape[3] + 2 * padding[0] - kernel[0] + 1,
+        x.shape[4] + 2 * padding[1] - kernel[1] + 1,
+    )
+
+
 def _fake_forward(
     x: Tensor,
     weight_ih: Tensor | None,
@@ -103,12 +118,13 @@ def _fake_forward(
     weight_ch: Tensor | None,
     h_0: Tensor | None,
     c_0: Tensor | None,
+    padding: list[int],
     output_sees_current: bool,
     save_cells: bool,
     save_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    steps, batch, _, height, width = x.shape
-    hidden = weight_hh.shape[1]
+    steps, batch, hidden = x.shape[0], x.shape[1], weight_hh.shape[1]
+    height, width = _state_size(x, weight_ih, padding)
     image = (batch, height, width, hidden)
     accumulate = accumulate_dtype(x.dtype)
     cells = (steps, *image) if save_cells else (0,)
@@ -136,11 +152,12 @@ def _fake_backward(
     output: Tensor,
     cells: Tensor,
     gates: Tensor,
+    padding: list[int],
     output_sees_current: bool,
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
-    steps, batch, channels, height, width = x.shape
-    hidden = weight_hh.shape[1]
+    steps, batch, channels, *frame = x.shape
+    states = (batch, *_state_size(x, weight_ih, padding), weight_hh.shape[1])
     accumulate = accumulate_dtype(x.dtype)
 
     def parameter(tensor: Tensor | None, wanted: bool) -> Tensor:
@@ -152,18 +169,18 @@ def _fake_backward(
         return _channels_first(x.new_empty(shape, dtype=dtype))
 
     return (
-        images((steps, batch, height, width, channels), needs[0], x.dtype),
+        images((steps, batch, *frame, channels), needs[0], x.dtype),
         parameter(weight_ih, needs[1]),
         parameter(weight_hh, needs[2]),
         parameter(bias, needs[3]),
         parameter(weight_ch, needs[4]),
-        images((batch, height, width, hidden), needs[5], x.dtype),
-        images((batch, height, width, hidden), needs[6], accumulate),
+        images(states, needs[5], x.dtype),
+        images(states, needs[6], accumulate),
     )
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.output_sees_current, save_cells, _ = inputs
+    *tensors, ctx.padding, ctx.output_sees_current, save_cells, _ = inputs
     hidden, _, _, cells, gates = output
     if not save_cells:
         raise RuntimeError(
@@ -178,10 +195,16 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_output, grad_h_n, grad_c_n, _, _ = grads
     needs = list(ctx.needs_input_grad[:_GRADIENTS])
     found = torch.ops.memx_fast.conv_lstm_backward(
-        grad_output, grad_h_n, grad_c_n, *ctx.saved_tensors, ctx.output_sees_current, needs
+        grad_output,
+        grad_h_n,
+        grad_c_n,
+        *ctx.saved_tensors,
+        ctx.padding,
+        ctx.output_sees_current,
+        needs,
     )
     wanted = tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
-    return (*wanted, None, None, None)
+    return (*wanted, None, None, None, None)
 
 
 def _refuse_double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -1,9 +1,14 @@
 """Conditions under which every test runs."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+# The benchmarks are not installed. Last on the path: an installed memx_fast wins over the sources.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(autouse=True)

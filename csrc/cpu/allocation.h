@@ -23,7 +23,9 @@ inline at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& op
   const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t last = (begin + tensor.nbytes()) / kHugePage * kHugePage;
   // Advice only: where it is refused, nothing changes.
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  if (first < last) {
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
 #endif
   return tensor;
 }

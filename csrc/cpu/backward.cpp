@@ -1,5 +1,5 @@
-// The backward pass over a sequence: one parallel sweep over the tiles a step, from the last step
-// to the first, and one more for the gradients of X_1 and H_0.
+// The backward pass over a sequence: one parallel sweep over the tiles a step, from the last step to
+// the first, another for the gradient of X_t where it is wanted, and a last one for that of H_0.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -49,12 +49,15 @@ class GatePlanes {
     });
   }
 
-  A* of_step(int64_t t) const { return data_of<A>(storage_) + t % 2 * storage_.stride(0); }
-  int64_t row_pitch() const { return columns_ * gate_columns_; }
-  int64_t image_pitch() const { return rows_ * row_pitch(); }
-  int64_t origin() const { return origin_; }
+  template <class T>
+  GatePlane<T> of_step(int64_t t) const {
+    return {data_of<A>(storage_) + t % 2 * storage_.stride(0) + origin_, row_pitch(),
+            rows_ * row_pitch()};
+  }
 
  private:
+  int64_t row_pitch() const { return columns_ * gate_columns_; }
+
   int64_t rows_, columns_, gate_columns_, origin_;
   at::Tensor storage_;
 };
@@ -81,42 +84,44 @@ class BackwardPass {
     cell_gradient_ = incoming.c_n.defined()
                          ? incoming.c_n.permute({0, 2, 3, 1}).clone(at::MemoryFormat::Contiguous)
                          : at::zeros({B, H, W, C}, accumulated);
+    const at::Tensor& x = arguments.x;
     grad_x_ = empty_large(
-        needs.x ? at::DimVector{T, B, H, W, arguments.x.size(2)} : at::DimVector{0}, stored);
+        needs.x ? at::DimVector{T, B, x.size(3), x.size(4), x.size(2)} : at::DimVector{0}, stored);
     grad_h_0_ = at::empty(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
-    hidden_transposed_ = pack_transposed_convolution<A>(arguments.weight_hh, sizes_);
+    hidden_transposed_ = pack_transposed_convolution<A>(arguments.weight_hh,
+                                                        same_padding(arguments.weight_hh), sizes_);
     if (needs.x && arguments.weight_ih.defined()) {
-      input_transposed_ = pack_transposed_convolution<A>(arguments.weight_ih, sizes_);
+      input_transposed_ =
+          pack_transposed_convolution<A>(arguments.weight_ih, arguments.padding, sizes_);
     }
   }
 
   Gradients run() {
-    const Convolution<A>& h = hidden_transposed_.convolution;
-    const Convolution<A>& x = input_transposed_.convolution;
-    const GatePlanes<A> planes(sizes_, std::max(h.pad_rows(), x.pad_rows()),
-                               std::max(h.pad_columns(), x.pad_columns()),
+    const Convolution<A>& hidden = hidden_transposed_.convolution;
+    const Convolution<A>& input = input_transposed_.convolution;
+    const GatePlanes<A> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
+                               std::max(hidden.pad_columns, input.pad_columns),
                                cell_gradient_.options());
-    for (int64_t t = last_; t >= 0; --t)
+    for (int64_t t = last_; t >= 0; --t) {
       sweep(backward_step(t, planes));
-    if (needs_.h_0 || x.weights != nullptr) sweep(closing_step(planes));
+      if (input.weights != nullptr) {
+        sweep(frame_gradient(input, t, planes, frame_of<S>(channels_first(grad_x_), t),
+                             grad_x_.size(4)));
+      }
+    }
+    if (needs_.h_0) {
+      sweep(
+          frame_gradient(hidden, 0, planes, frame_of<S>(channels_first(grad_h_0_)), sizes_.hidden));
+    }
     return results();
   }
 
  private:
-  BackwardStep<S, A> common_step(const GatePlanes<A>& planes) const {
-    BackwardStep<S, A> step;
-    step.hidden_transposed = hidden_transposed_.convolution;
-    step.input_transposed = input_transposed_.convolution;
-    step.plane_row = planes.row_pitch();
-    step.plane_image = planes.image_pitch();
-    step.plane_origin = planes.origin();
-    step.cell_gradient = data_of<A>(cell_gradient_);
-    return step;
-  }
-
   BackwardStep<S, A> backward_step(int64_t t, const GatePlanes<A>& planes) const {
-    BackwardStep<S, A> step = common_step(planes);
+    BackwardStep<S, A> step;
     step.forward = sequence_.forward_step(t);
+    step.hidden_transposed = hidden_transposed_.convolution;
+    step.cell_gradient = data_of<A>(cell_gradient_);
     const int64_t image_elements = sizes_.batch * sizes_.pixels() * sizes_.hidden;
     step.cell = data_of<A>(saved_.cells) + t * image_elements;
     if (saved_.gates.numel() > 0) {
@@ -126,50 +131,60 @@ class BackwardPass {
       step.forward.previous_cell = step.cell - image_elements;
       step.forward.hidden_frame = frame_of<const S>(saved_.output, t - 1);
     }
-    if (t < last_) step.next_gate_gradient = planes.of_step(t + 1);
-    step.gate_gradient = planes.of_step(t);
+    if (t < last_) {
+      step.next_gate_gradient = planes.template of_step<const A>(t + 1);
+    }
+    step.gate_gradient = planes.template of_step<A>(t);
     if (incoming_.output.defined()) {
       step.output_gradient = frame_of<const S>(incoming_.output, t);
     }
     if (t == last_ && incoming_.h_n.defined()) {
       step.final_gradient = frame_of<const S>(incoming_.h_n);
     }
-    if (needs_.x) {
-      const bool ready_made = !sequence_.arguments.weight_ih.defined();
-      if (ready_made || t < last_) {
-        step.input_gradient = frame_of<S>(channels_first(grad_x_), ready_made ? t : t + 1);
-      }
+    if (needs_.x && !sequence_.arguments.weight_ih.defined()) {
+      step.input_gates_gradient = frame_of<S>(channels_first(grad_x_), t);
     }
     return step;
   }
 
-  // What the gate gradients of the first step give to X_1 and H_0.
-  BackwardStep<S, A> closing_step(const GatePlanes<A>& planes) const {
-    BackwardStep<S, A> step = common_step(planes);
-    step.forward = sequence_.forward_step(0);
-    step.next_gate_gradient = planes.of_step(0);
-    if (needs_.x) step.input_gradient = frame_of<S>(channels_first(grad_x_), 0);
-    if (needs_.h_0) {
-      step.initial_gradient = frame_of<S>(channels_first(grad_h_0_));
-    } else {
-      step.hidden_transposed.panels = 0;
-    }
-    return step;
+  FrameGradientStep<S, A> frame_gradient(const Convolution<A>& transposed, int64_t t,
+                                         const GatePlanes<A>& planes, const Frame<S>& gradient,
+                                         int64_t channels) const {
+    return {sizes_, transposed, planes.template of_step<const A>(t), channels, gradient};
   }
 
-  void sweep(const BackwardStep<S, A>& step) {
-    const int64_t elements = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
+  // The calling thread's scratch, within one allocation that grows to the largest need.
+  A* scratch(int64_t elements) const {
+    return data_of<A>(scratch_) + at::get_thread_num() * elements;
+  }
+  void reserve_scratch(int64_t elements) {
     const int64_t needed = at::get_num_threads() * elements;
     if (!scratch_.defined() || scratch_.numel() < needed) {
       scratch_ = at::empty({needed}, cell_gradient_.options());
     }
+  }
+
+  void sweep(const BackwardStep<S, A>& step) {
+    const int64_t elements = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
+    reserve_scratch(elements);
     at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
-      A* const memory = data_of<A>(scratch_) + at::get_thread_num() * elements;
       for (int64_t slot = begin; slot < end; ++slot) {
         const ParameterGradients<A> parameters = sums_.of_slot(slot);
         for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
-          sequence_.kernels.backward(step, parameters, sequence_.tiles.at(i), memory);
+          sequence_.kernels.backward(step, parameters, sequence_.tiles.at(i), scratch(elements));
         }
+      }
+    });
+  }
+
+  void sweep(const FrameGradientStep<S, A>& step) {
+    const TileGrid tiles(sizes_.batch, step.gradient.height, step.gradient.width,
+                         sizes_.gate_columns());
+    const int64_t elements = sequence_.kernels.frame_gradient_scratch(step, tiles.largest());
+    reserve_scratch(elements);
+    at::parallel_for(0, tiles.count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        sequence_.kernels.frame_gradient(step, tiles.at(i), scratch(elements));
       }
     });
   }
@@ -211,7 +226,8 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& weight_ch,
                        const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
-                       bool output_sees_current, std::array<bool, 7> needs) {
+                       at::IntArrayRef padding, bool output_sees_current,
+                       std::array<bool, 7> needs) {
   const Arguments arguments{x,
                             weight_ih.value_or(at::Tensor()),
                             weight_hh,
@@ -219,6 +235,7 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                             weight_ch.value_or(at::Tensor()),
                             h_0.value_or(at::Tensor()),
                             c_0.value_or(at::Tensor()),
+                            {padding[0], padding[1]},
                             output_sees_current};
   check_arguments(arguments);
   TORCH_CHECK(cells.dim() == 5, "memx_fast: cells has shape ", cells.sizes(),

@@ -9,25 +9,25 @@
 namespace memx {
 namespace MEMX_ISA {
 
-// panels = transposed convolution over the tile's halo of the gate-gradient plane.
-template <class S, class A, int V>
-void transposed_convolution(const BackwardStep<S, A>& step, const Convolution<A>& convolution,
-                            const Tile& tile, const BackwardScratch<A>& scratch, A* panels) {
-  const Sizes& sizes = step.forward.sizes;
-  for (int64_t i = 0; i < panel_elements(convolution, sizes, tile); ++i)
-    panels[i] = A(0);
-  if (step.next_gate_gradient == nullptr) return;
+// panels = transposed convolution over the tile's halo of a plane of gate gradients.
+template <class A, int V>
+void transposed_convolution(const Convolution<A>& convolution, const GatePlane<const A>& plane,
+                            const Sizes& sizes, const Tile& tile,
+                            const TransposedScratch<A>& scratch) {
   const int64_t columns = sizes.gate_columns();
-  const Halo<A> halo{step.next_gate_gradient + tile.batch * step.plane_image + step.plane_origin +
-                         (tile.row - convolution.pad_rows()) * step.plane_row +
-                         (tile.column - convolution.pad_columns()) * columns,
-                     step.plane_row, columns};
+  const Halo<A> halo{plane.data + tile.batch * plane.image +
+                         (tile.row - convolution.pad_rows) * plane.row +
+                         (tile.column - convolution.pad_columns) * columns,
+                     plane.row, columns};
+  for (int64_t i = 0; i < panel_elements(convolution, sizes, tile); ++i) {
+    scratch.result[i] = A(0);
+  }
   if (convolution.winograd) {
     transform_input<A, V>(halo, columns, tile, scratch.transformed);
-    convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.forward.products,
-                            panels);
+    convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.products,
+                            scratch.result);
   } else {
-    convolve_direct<A, V>(convolution, halo, tile, panels);
+    convolve_direct<A, V>(convolution, halo, tile, scratch.result);
   }
 }
 
@@ -61,8 +61,8 @@ void differentiate_cell(const BackwardStep<S, A>& step, const ParameterGradients
     const int64_t x = tile.column + m % tile.columns;
     const int64_t pixel = y * sizes.width + x;
     const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
-    A* plane = step.gate_gradient + tile.batch * step.plane_image + step.plane_origin +
-               y * step.plane_row + x * sizes.gate_columns();
+    A* plane = step.gate_gradient.data + tile.batch * step.gate_gradient.image +
+               y * step.gate_gradient.row + x * sizes.gate_columns();
     A* panel = gates + m * width;
     for (int64_t c = 0; c < sizes.hidden; c += V, panel += 2 * panel_pitch) {
       const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
@@ -125,9 +125,8 @@ void store_gate_gradient(const A* gates, const Sizes& sizes, const Tile& tile,
 // gradient += the tile's share for the convolution's weights.
 template <class S, class A, int V>
 void add_weight_gradient(const Convolution<A>& convolution, const Frame<const S>& frame,
-                         const Sizes& sizes, const Tile& tile, const ForwardScratch<A>& scratch,
-                         A* gradient) {
-  const Halo<A> halo = gather_halo(frame, convolution, sizes, tile, scratch.halo);
+                         const Tile& tile, const ForwardScratch<A>& scratch, A* gradient) {
+  const Halo<A> halo = gather_halo(frame, convolution, tile, scratch.halo);
   if (convolution.winograd) {
     transform_input<A, V>(halo, convolution.in_channels, tile, scratch.transformed);
     weight_gradient_winograd<A, V>(convolution, scratch.transformed, tile, scratch.gates,
@@ -149,11 +148,13 @@ void add_bias_gradient(const Sizes& sizes, const Tile& tile, const A* gates, A* 
     int64_t m = 0;
     for (; m + ways <= tile.pixels(); m += ways) {
 #pragma GCC unroll 4
-      for (int64_t way = 0; way < ways; ++way)
+      for (int64_t way = 0; way < ways; ++way) {
         sum[way] += load<Vec>(in + (m + way) * width);
+      }
     }
-    for (; m < tile.pixels(); ++m)
+    for (; m < tile.pixels(); ++m) {
       sum[0] += load<Vec>(in + m * width);
+    }
     store((sum[0] + sum[1]) + (sum[2] + sum[3]) + load<Vec>(gradient + column), gradient + column);
   }
 }
@@ -164,12 +165,12 @@ void add_parameter_gradients(const BackwardStep<S, A>& step,
                              const ForwardScratch<A>& scratch) {
   const ForwardStep<S, A>& forward = step.forward;
   if (parameters.input_weights != nullptr) {
-    add_weight_gradient<S, A, V>(forward.input_convolution, forward.input_frame, forward.sizes,
-                                 tile, scratch, parameters.input_weights);
+    add_weight_gradient<S, A, V>(forward.input_convolution, forward.input_frame, tile, scratch,
+                                 parameters.input_weights);
   }
   if (parameters.hidden_weights != nullptr && forward.hidden_frame.data != nullptr) {
-    add_weight_gradient<S, A, V>(forward.hidden_convolution, forward.hidden_frame, forward.sizes,
-                                 tile, scratch, parameters.hidden_weights);
+    add_weight_gradient<S, A, V>(forward.hidden_convolution, forward.hidden_frame, tile, scratch,
+                                 parameters.hidden_weights);
   }
   if (parameters.bias != nullptr) {
     add_bias_gradient<A, V>(forward.sizes, tile, scratch.gates, parameters.bias);
@@ -183,35 +184,33 @@ void backward_tile(const BackwardStep<S, A>& step, const ParameterGradients<A>& 
   const Sizes& sizes = forward.sizes;
   Arena<A> arena(memory);
   const BackwardScratch<A> scratch(arena, step, tile);
-  transposed_convolution<S, A, V>(step, step.hidden_transposed, tile, scratch,
-                                  scratch.hidden_gradient);
-  if (step.input_transposed.weights != nullptr && step.next_gate_gradient != nullptr) {
-    transposed_convolution<S, A, V>(step, step.input_transposed, tile, scratch,
-                                    scratch.input_gradient);
-    store_frame<V>(scratch.input_gradient, forward.input_convolution.in_channels, tile,
-                   step.input_gradient);
-  }
-  if (step.gate_gradient == nullptr) {
-    if (step.initial_gradient.data != nullptr) {
-      store_frame<V>(scratch.hidden_gradient, sizes.hidden, tile, step.initial_gradient);
+  A* hidden_gradient = scratch.transposed.result;
+  A* gates = scratch.forward.gates;
+  if (step.next_gate_gradient.data != nullptr) {
+    transposed_convolution<A, V>(step.hidden_transposed, step.next_gate_gradient, sizes, tile,
+                                 scratch.transposed);
+  } else {
+    const int64_t elements = panel_elements(step.hidden_transposed, sizes, tile);
+    for (int64_t i = 0; i < elements; ++i) {
+      hidden_gradient[i] = A(0);
     }
-    return;
   }
   if (step.output_gradient.data != nullptr) {
-    add_frame<V>(step.output_gradient, sizes.hidden, tile, scratch.hidden_gradient);
+    add_frame<V>(step.output_gradient, sizes.hidden, tile, hidden_gradient);
   }
   if (step.final_gradient.data != nullptr) {
-    add_frame<V>(step.final_gradient, sizes.hidden, tile, scratch.hidden_gradient);
+    add_frame<V>(step.final_gradient, sizes.hidden, tile, hidden_gradient);
   }
-  A* gates = scratch.forward.gates;
-  if (forward.gates == nullptr) compute_gates<S, A, V>(forward, tile, scratch.forward);
+  if (forward.gates == nullptr) {
+    compute_gates<S, A, V>(forward, tile, scratch.forward);
+  }
   if (forward.peepholes.output_sees_current) {
-    differentiate_cell<S, A, V, true>(step, parameters, tile, scratch.hidden_gradient, gates);
+    differentiate_cell<S, A, V, true>(step, parameters, tile, hidden_gradient, gates);
   } else {
-    differentiate_cell<S, A, V, false>(step, parameters, tile, scratch.hidden_gradient, gates);
+    differentiate_cell<S, A, V, false>(step, parameters, tile, hidden_gradient, gates);
   }
-  if (forward.input_convolution.weights == nullptr && step.input_gradient.data != nullptr) {
-    store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gradient);
+  if (step.input_gates_gradient.data != nullptr) {
+    store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gates_gradient);
   }
   add_parameter_gradients<S, A, V>(step, parameters, tile, scratch.forward);
 }
@@ -220,6 +219,23 @@ template <class S, class A>
 int64_t backward_scratch(const BackwardStep<S, A>& step, const Tile& largest) {
   Arena<A> arena(nullptr);
   const BackwardScratch<A> scratch(arena, step, largest);
+  return arena.used();
+}
+
+// A tile of the gradient of X_t or H_0. Its pixels are those of the frame, of which there are more
+// than of the states where the convolution was not padded to the same size.
+template <class S, class A, int V>
+void frame_gradient_tile(const FrameGradientStep<S, A>& step, const Tile& tile, A* memory) {
+  Arena<A> arena(memory);
+  const TransposedScratch<A> scratch(arena, step.transposed, step.sizes, tile);
+  transposed_convolution<A, V>(step.transposed, step.gate_gradient, step.sizes, tile, scratch);
+  store_frame<V>(scratch.result, step.channels, tile, step.gradient);
+}
+
+template <class S, class A>
+int64_t frame_gradient_scratch(const FrameGradientStep<S, A>& step, const Tile& largest) {
+  Arena<A> arena(nullptr);
+  const TransposedScratch<A> scratch(arena, step.transposed, step.sizes, largest);
   return arena.used();
 }
 

@@ -7,8 +7,12 @@ namespace memx {
 std::vector<const Engine*> supported_engines() {
   std::vector<const Engine*> engines{&baseline_engine()};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("x86-64-v3")) engines.push_back(&avx2_engine());
-  if (__builtin_cpu_supports("x86-64-v4")) engines.push_back(&avx512_engine());
+  if (__builtin_cpu_supports("x86-64-v3")) {
+    engines.push_back(&avx2_engine());
+  }
+  if (__builtin_cpu_supports("x86-64-v4")) {
+    engines.push_back(&avx512_engine());
+  }
 #endif
   return engines;
 }

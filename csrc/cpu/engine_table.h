@@ -11,8 +11,8 @@ template <class S, int64_t vector_bytes>
 constexpr TileKernels<S, accumulate_t<S>> tile_kernels() {
   using A = accumulate_t<S>;
   constexpr int V = int(vector_bytes / sizeof(A));
-  return {forward_tile<S, A, V>, forward_scratch<S, A>, backward_tile<S, A, V>,
-          backward_scratch<S, A>};
+  return {forward_tile<S, A, V>,  forward_scratch<S, A>,        backward_tile<S, A, V>,
+          backward_scratch<S, A>, frame_gradient_tile<S, A, V>, frame_gradient_scratch<S, A>};
 }
 
 template <int64_t vector_bytes>

@@ -48,10 +48,12 @@ Results run(const Sequence<S>& sequence, bool save_cells, bool save_gates) {
     ForwardStep<S, A> step = sequence.forward_step(t);
     step.cell = cell_of(t);
     step.hidden = output + t * image_elements;
-    if (save_gates) step.gates = data_of<S>(results.gates) + t * kGates * image_elements;
+    if (save_gates) {
+      step.gates = data_of<S>(results.gates) + t * kGates * image_elements;
+    }
     if (t > 0) {
       step.previous_cell = cell_of(t - 1);
-      step.hidden_frame = {output + (t - 1) * image_elements, H * W * C, 1, W * C, C};
+      step.hidden_frame = {output + (t - 1) * image_elements, H * W * C, 1, W * C, C, H, W};
     }
     at::parallel_for(0, sequence.tiles.count(), 1, [&](int64_t begin, int64_t end) {
       A* const memory = data_of<A>(scratch) + at::get_thread_num() * scratch_elements;
@@ -61,7 +63,9 @@ Results run(const Sequence<S>& sequence, bool save_cells, bool save_gates) {
     });
   }
   results.h_n = results.output[T - 1].clone();
-  if (save_cells) results.c_n.copy_(results.cells[T - 1]);
+  if (save_cells) {
+    results.c_n.copy_(results.cells[T - 1]);
+  }
   return results;
 }
 
@@ -71,7 +75,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const at::Tensor& x, const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-    bool output_sees_current, bool save_cells, bool save_gates) {
+    at::IntArrayRef padding, bool output_sees_current, bool save_cells, bool save_gates) {
   const Arguments arguments{x,
                             weight_ih.value_or(at::Tensor()),
                             weight_hh,
@@ -79,6 +83,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
                             weight_ch.value_or(at::Tensor()),
                             h_0.value_or(at::Tensor()),
                             c_0.value_or(at::Tensor()),
+                            {padding[0], padding[1]},
                             output_sees_current};
   check_arguments(arguments);
   const Results results = dispatch_storage(x.scalar_type(), [&](auto storage) {

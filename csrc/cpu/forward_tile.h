@@ -17,11 +17,14 @@ void start_gates(const ForwardStep<S, A>& step, const Tile& tile, A* gates) {
     const A* bias = step.bias + panel * width;
     A* out = gates + panel * padded_pixels * width;
     for (int64_t m = 0; m < padded_pixels; ++m, out += width) {
-      for (int64_t j = 0; j < width; ++j)
+      for (int64_t j = 0; j < width; ++j) {
         out[j] = bias[j];
+      }
     }
   }
-  if (step.input_convolution.weights != nullptr) return;
+  if (step.input_convolution.weights != nullptr) {
+    return;
+  }
   for (int64_t y = 0; y < tile.rows; ++y) {
     for (int64_t x = 0; x < tile.columns; ++x) {
       const S* in = step.input_frame.at(tile.batch, tile.row + y, tile.column + x);
@@ -33,8 +36,9 @@ void start_gates(const ForwardStep<S, A>& step, const Tile& tile, A* gates) {
           A* out = gates + (vector / kPanelVectors) * padded_pixels * width +
                    (y * tile.columns + x) * width + (vector % kPanelVectors) * V;
           const S* lane = in + (gate * sizes.hidden + c) * step.input_frame.channel;
-          for (int64_t j = 0; j < count; ++j)
+          for (int64_t j = 0; j < count; ++j) {
             out[j] += widen(lane[j * step.input_frame.channel]);
+          }
         }
       }
     }
@@ -44,9 +48,8 @@ void start_gates(const ForwardStep<S, A>& step, const Tile& tile, A* gates) {
 // out += convolution of one frame's tile, by whichever algorithm its weights are packed for.
 template <class S, class A, int V>
 void add_convolution(const Convolution<A>& convolution, const Frame<const S>& frame,
-                     const Sizes& sizes, const Tile& tile, const ForwardScratch<A>& scratch,
-                     A* out) {
-  const Halo<A> halo = gather_halo(frame, convolution, sizes, tile, scratch.halo);
+                     const Tile& tile, const ForwardScratch<A>& scratch, A* out) {
+  const Halo<A> halo = gather_halo(frame, convolution, tile, scratch.halo);
   if (convolution.winograd) {
     transform_input<A, V>(halo, convolution.in_channels, tile, scratch.transformed);
     convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.products, out);
@@ -61,11 +64,11 @@ void compute_gates(const ForwardStep<S, A>& step, const Tile& tile,
                    const ForwardScratch<A>& scratch) {
   start_gates<S, A, V>(step, tile, scratch.gates);
   if (step.input_convolution.weights != nullptr) {
-    add_convolution<S, A, V>(step.input_convolution, step.input_frame, step.sizes, tile, scratch,
+    add_convolution<S, A, V>(step.input_convolution, step.input_frame, tile, scratch,
                              scratch.gates);
   }
   if (step.hidden_frame.data != nullptr) {
-    add_convolution<S, A, V>(step.hidden_convolution, step.hidden_frame, step.sizes, tile, scratch,
+    add_convolution<S, A, V>(step.hidden_convolution, step.hidden_frame, tile, scratch,
                              scratch.gates);
   }
 }

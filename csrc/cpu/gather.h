@@ -16,8 +16,8 @@ struct HaloExtent {
   HaloExtent(const Convolution<A>& convolution, const Tile& tile)
       : rows(round_up(tile.rows, convolution.winograd ? 2 : 1) + convolution.height - 1),
         columns(round_up(tile.columns, convolution.winograd ? 2 : 1) + convolution.width - 1),
-        above(convolution.pad_rows()),
-        left(convolution.pad_columns()) {}
+        above(convolution.pad_rows),
+        left(convolution.pad_columns) {}
   int64_t pixels() const { return rows * columns; }
 };
 
@@ -25,12 +25,14 @@ template <class S, class A>
 MEMX_INLINE void gather_row(const S* in, int64_t channel_stride, int64_t column_stride,
                             int64_t channels, int64_t columns, A* out) {
   if (channel_stride == 1 && column_stride == channels) {
-    for (int64_t i = 0; i < columns * channels; ++i)
+    for (int64_t i = 0; i < columns * channels; ++i) {
       out[i] = widen(in[i]);
+    }
   } else if (channel_stride == 1) {
     for (int64_t x = 0; x < columns; ++x) {
-      for (int64_t c = 0; c < channels; ++c)
+      for (int64_t c = 0; c < channels; ++c) {
         out[x * channels + c] = widen(in[x * column_stride + c]);
+      }
     }
   } else {
     for (int64_t c = 0; c < channels; ++c) {
@@ -44,26 +46,30 @@ MEMX_INLINE void gather_row(const S* in, int64_t channel_stride, int64_t column_
 // The tile's halo image [rows][columns][channels], zero outside the frame.
 template <class S, class A>
 Halo<A> gather_halo(const Frame<const S>& frame, const Convolution<A>& convolution,
-                    const Sizes& sizes, const Tile& tile, A* out) {
+                    const Tile& tile, A* out) {
   const HaloExtent extent(convolution, tile);
   const int64_t channels = convolution.in_channels;
   const int64_t pitch = extent.columns * channels;
   const int64_t x_begin = tile.column - extent.left;
   const int64_t first = x_begin < 0 ? -x_begin : 0;
-  const int64_t room = sizes.width - x_begin;
+  const int64_t room = frame.width - x_begin;
   const int64_t last = room < extent.columns ? room : extent.columns;
   for (int64_t row = 0; row < extent.rows; ++row) {
     A* out_row = out + row * pitch;
     const int64_t y = tile.row - extent.above + row;
-    const bool inside = y >= 0 && y < sizes.height;
+    const bool inside = y >= 0 && y < frame.height;
     const int64_t begin = inside ? first : extent.columns;
-    for (int64_t i = 0; i < begin * channels; ++i)
+    for (int64_t i = 0; i < begin * channels; ++i) {
       out_row[i] = A(0);
-    if (!inside) continue;
+    }
+    if (!inside) {
+      continue;
+    }
     gather_row(frame.at(tile.batch, y, x_begin + begin), frame.channel, frame.column, channels,
                last - begin, out_row + begin * channels);
-    for (int64_t i = last * channels; i < pitch; ++i)
+    for (int64_t i = last * channels; i < pitch; ++i) {
       out_row[i] = A(0);
+    }
   }
   return {out, pitch, channels};
 }
@@ -79,8 +85,9 @@ void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, 
       A* out = panels + (y * tile.columns + x) * width;
       for (int64_t c = 0; c < channels; c += width, out += panel_pitch) {
         const int64_t count = channels - c < width ? channels - c : width;
-        for (int64_t j = 0; j < count; ++j)
+        for (int64_t j = 0; j < count; ++j) {
           out[j] += widen(in[(c + j) * frame.channel]);
+        }
       }
     }
   }
@@ -97,8 +104,9 @@ void store_frame(const A* panels, int64_t channels, const Tile& tile, const Fram
       S* out = frame.at(tile.batch, tile.row + y, tile.column + x);
       for (int64_t c = 0; c < channels; c += width, in += panel_pitch) {
         const int64_t count = channels - c < width ? channels - c : width;
-        for (int64_t j = 0; j < count; ++j)
+        for (int64_t j = 0; j < count; ++j) {
           narrow(in[j], out[(c + j) * frame.channel]);
+        }
       }
     }
   }

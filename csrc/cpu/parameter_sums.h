@@ -22,8 +22,9 @@ template <class A>
 void sum_rows(A* rows, int64_t count, int64_t elements) {
   at::parallel_for(0, elements, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t row = 1; row < count; ++row) {
-      for (int64_t i = begin; i < end; ++i)
+      for (int64_t i = begin; i < end; ++i) {
         rows[i] += rows[row * elements + i];
+      }
     }
   });
 }
@@ -51,8 +52,12 @@ class ParameterSums {
     if (needs.weight_hh) {
       hidden_ = take(weight_gradient_elements(step.hidden_convolution, sizes));
     }
-    if (needs.bias) bias_ = take(sizes.gate_columns());
-    if (needs.weight_ch && !spatial) peepholes_ = take(3 * column_elements());
+    if (needs.bias) {
+      bias_ = take(sizes.gate_columns());
+    }
+    if (needs.weight_ch && !spatial) {
+      peepholes_ = take(3 * column_elements());
+    }
     count_ = std::min(sequence.tiles.count(), most_slots());
     storage_ = at::zeros({count_, elements_}, options);
     if (needs.weight_ch && spatial) {
@@ -86,7 +91,9 @@ class ParameterSums {
     return weights(of_slot(0).hidden_weights, sequence_.forward_step(0).hidden_convolution);
   }
   at::Tensor bias() const {
-    if (bias_ < 0) return empty();
+    if (bias_ < 0) {
+      return empty();
+    }
     return unpack_bias_gradient(of_slot(0).bias, sequence_.sizes, dtype());
   }
   at::Tensor peepholes() const {
@@ -95,7 +102,9 @@ class ParameterSums {
       const at::Tensor sum = image_peepholes_[0].view({3, sizes.height, sizes.width, sizes.hidden});
       return channels_first(sum).to(dtype()).contiguous();
     }
-    if (peepholes_ < 0) return empty();
+    if (peepholes_ < 0) {
+      return empty();
+    }
     return storage_[0]
         .narrow(0, peepholes_, 3 * column_elements())
         .view({3, -1, sizes.hidden})
@@ -134,7 +143,9 @@ class ParameterSums {
   at::ScalarType dtype() const { return sequence_.arguments.x.scalar_type(); }
   at::Tensor empty() const { return at::empty({0}, sequence_.arguments.x.options()); }
   at::Tensor weights(const A* sums, const Convolution<A>& convolution) const {
-    if (sums == nullptr) return empty();
+    if (sums == nullptr) {
+      return empty();
+    }
     return unpack_weight_gradient(sums, convolution, sequence_.sizes, dtype());
   }
 

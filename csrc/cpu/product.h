@@ -99,7 +99,9 @@ MEMX_INLINE void block_rows(const Halo<A>& in, const Tile& tile, int64_t first, 
   for (int i = 0; i < kBlockRows; ++i) {
     left[i] = in.data + (y + kernel_row) * in.row_pitch + x * in.pixel_pitch;
     if (first + i + 1 < tile.pixels()) {
-      if (++x == tile.columns) x = 0, ++y;
+      if (++x == tile.columns) {
+        x = 0, ++y;
+      }
     }
   }
 }

@@ -35,7 +35,9 @@ int64_t halo_elements(const Convolution<A>& convolution, const Tile& tile) {
 
 template <class A>
 int64_t transformed_elements(const Convolution<A>& convolution, const Tile& tile) {
-  if (!convolution.winograd) return 0;
+  if (!convolution.winograd) {
+    return 0;
+  }
   return kPositions * BlockGrid(tile).padded_count() * convolution.in_channels + kBlockRows;
 }
 
@@ -67,21 +69,28 @@ struct ForwardScratch {
 };
 
 template <class A>
+struct TransposedScratch {
+  A* result;       // [panel][padded pixel][2V]
+  A* transformed;  // of the gate gradients [16][padded block][gate column]
+  A* products;     // [16][padded block][2V]
+
+  TransposedScratch(Arena<A>& arena, const Convolution<A>& transposed, const Sizes& sizes,
+                    const Tile& tile) {
+    result = arena.take(panel_elements(transposed, sizes, tile));
+    transformed = arena.take(transformed_elements(transposed, tile));
+    products = arena.take(product_elements(sizes, tile));
+  }
+};
+
+template <class A>
 struct BackwardScratch {
   ForwardScratch<A> forward;  // `gates` becomes the gate gradients of the tile, in the same layout
-  A* hidden_gradient;         // [hidden panel][padded pixel][2V]
-  A* input_gradient;          // [input panel][padded pixel][2V]
-  A* transformed;             // of the gate gradients [16][padded block][gate column]
+  TransposedScratch<A> transposed;  // `result` is the gradient of H_t
 
   template <class S>
   BackwardScratch(Arena<A>& arena, const BackwardStep<S, A>& step, const Tile& tile)
-      : forward(arena, step.forward, tile) {
-    const auto& x = step.input_transposed;
-    const auto& h = step.hidden_transposed;
-    hidden_gradient = arena.take(panel_elements(h, step.forward.sizes, tile));
-    input_gradient = arena.take(panel_elements(x, step.forward.sizes, tile));
-    transformed = arena.take(larger(transformed_elements(x, tile), transformed_elements(h, tile)));
-  }
+      : forward(arena, step.forward, tile),
+        transposed(arena, step.hidden_transposed, step.forward.sizes, tile) {}
 };
 
 }  // namespace MEMX_ISA

@@ -17,20 +17,35 @@ void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef exp
               tensor.sizes(), ", expected ", expected);
 }
 
-void check_kernel(const char* name, const at::Tensor& weight) {
-  TORCH_CHECK(weight.dim() == 4 && weight.size(2) % 2 == 1 && weight.size(3) % 2 == 1,
-              "memx_fast: ", name, " has shape ", weight.sizes(),
-              ", expected four dimensions with an odd kernel");
-}
-
+// The size of the states: that of the frames after the input convolution.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
   const at::Tensor& x = arguments.x;
-  return {x.size(1), x.size(3), x.size(4), arguments.weight_hh.size(1), lanes};
+  const at::Tensor& weight = arguments.weight_ih;
+  const int64_t kernel_rows = weight.defined() ? weight.size(2) : 1;
+  const int64_t kernel_columns = weight.defined() ? weight.size(3) : 1;
+  return {x.size(1), x.size(3) + 2 * arguments.padding.rows - kernel_rows + 1,
+          x.size(4) + 2 * arguments.padding.columns - kernel_columns + 1,
+          arguments.weight_hh.size(1), lanes};
+}
+
+void check_padding(const Arguments& arguments) {
+  const at::Tensor& weight = arguments.weight_ih;
+  const Padding padding = arguments.padding;
+  TORCH_CHECK(padding.rows >= 0 && padding.columns >= 0 &&
+                  padding.rows < (weight.defined() ? weight.size(2) : 1) &&
+                  padding.columns < (weight.defined() ? weight.size(3) : 1),
+              "memx_fast: padding is (", padding.rows, ", ", padding.columns,
+              "), expected less than the kernel of weight_ih, and 0 without it");
+  const Sizes sizes = sizes_of(arguments, 1);
+  TORCH_CHECK(sizes.height > 0 && sizes.width > 0, "memx_fast: x has shape ", arguments.x.sizes(),
+              ", too small for weight_ih of shape ", weight.sizes());
 }
 
 // [3, P, C] of the accumulation type; absent peepholes are zeros shared by all pixels.
 at::Tensor peephole_rows(const at::Tensor& weight, int64_t hidden, at::ScalarType dtype) {
-  if (!weight.defined()) return at::zeros({3, 1, hidden}, dtype);
+  if (!weight.defined()) {
+    return at::zeros({3, 1, hidden}, dtype);
+  }
   const at::Tensor rows = weight.dim() == 2 ? weight.unsqueeze(1)
                                             : weight.permute({0, 2, 3, 1}).reshape({3, -1, hidden});
   return rows.to(dtype).contiguous();
@@ -43,21 +58,22 @@ void check_arguments(const Arguments& arguments) {
   const at::Tensor& weight_hh = arguments.weight_hh;
   TORCH_CHECK(x.dim() == 5 && x.numel() > 0, "memx_fast: x has shape ", x.sizes(),
               ", expected a non-empty (T, B, channels, H, W)");
-  check_kernel("weight_hh", weight_hh);
+  TORCH_CHECK(weight_hh.dim() == 4 && weight_hh.size(0) == kGates * weight_hh.size(1) &&
+                  weight_hh.size(2) % 2 == 1 && weight_hh.size(3) % 2 == 1,
+              "memx_fast: weight_hh has shape ", weight_hh.sizes(),
+              ", expected (4C, C, kh, kw) with an odd kernel");
   const int64_t hidden = weight_hh.size(1);
-  TORCH_CHECK(weight_hh.size(0) == kGates * hidden, "memx_fast: weight_hh has shape ",
-              weight_hh.sizes(), ", expected (4C, C, kh, kw)");
   if (arguments.weight_ih.defined()) {
-    check_kernel("weight_ih", arguments.weight_ih);
-    TORCH_CHECK(
-        arguments.weight_ih.size(0) == kGates * hidden && arguments.weight_ih.size(1) == x.size(2),
-        "memx_fast: weight_ih has shape ", arguments.weight_ih.sizes(), ", expected (",
-        kGates * hidden, ", ", x.size(2), ", kh, kw)");
+    TORCH_CHECK(arguments.weight_ih.dim() == 4 && arguments.weight_ih.size(0) == kGates * hidden &&
+                    arguments.weight_ih.size(1) == x.size(2),
+                "memx_fast: weight_ih has shape ", arguments.weight_ih.sizes(), ", expected (",
+                kGates * hidden, ", ", x.size(2), ", kh, kw)");
   } else {
     TORCH_CHECK(x.size(2) == kGates * hidden, "memx_fast: x has shape ", x.sizes(), ", expected ",
                 kGates * hidden, " channels of ready-made input gates");
   }
-  const int64_t batch = x.size(1), height = x.size(3), width = x.size(4);
+  check_padding(arguments);
+  const auto [batch, height, width, channels, lanes] = sizes_of(arguments, 1);
   check_shape("bias", arguments.bias, {kGates * hidden});
   if (arguments.weight_ch.defined() && arguments.weight_ch.dim() == 2) {
     check_shape("weight_ch", arguments.weight_ch, {3, hidden});
@@ -77,25 +93,25 @@ void check_arguments(const Arguments& arguments) {
 
 // A tile's gate panels should stay in the second-level cache beside its transformed input. Rows
 // come in pairs because a Winograd block is two rows high; the columns are split evenly.
-TileGrid::TileGrid(const Sizes& sizes) : sizes_(sizes) {
+TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns)
+    : batch_(batch), height_(height), width_(width) {
   constexpr int64_t kGateBytes = 192 * 1024;
   constexpr int64_t kFewestPixels = 64;
-  const int64_t target =
-      std::max(kFewestPixels, kGateBytes / (sizes.gate_columns() * int64_t(sizeof(float))));
-  const int64_t pairs = std::max<int64_t>(1, target / (2 * sizes.width));
-  tile_rows_ = std::min(sizes.height, 2 * pairs);
+  const int64_t target = std::max(kFewestPixels, kGateBytes / (columns * int64_t(sizeof(float))));
+  const int64_t pairs = std::max<int64_t>(1, target / (2 * width));
+  tile_rows_ = std::min(height, 2 * pairs);
   const int64_t widest = std::max<int64_t>(2, target / tile_rows_);
-  columns_ = ceil_div(sizes.width, widest);
-  tile_columns_ = std::min(sizes.width, round_up(ceil_div(sizes.width, columns_), 2));
-  columns_ = ceil_div(sizes.width, tile_columns_);
-  rows_ = ceil_div(sizes.height, tile_rows_);
+  columns_ = ceil_div(width, widest);
+  tile_columns_ = std::min(width, round_up(ceil_div(width, columns_), 2));
+  columns_ = ceil_div(width, tile_columns_);
+  rows_ = ceil_div(height, tile_rows_);
 }
 
 Tile TileGrid::at(int64_t index) const {
   const int64_t column = index % columns_ * tile_columns_;
   const int64_t row = index / columns_ % rows_ * tile_rows_;
-  return {index / columns_ / rows_, row, column, std::min(tile_rows_, sizes_.height - row),
-          std::min(tile_columns_, sizes_.width - column)};
+  return {index / columns_ / rows_, row, column, std::min(tile_rows_, height_ - row),
+          std::min(tile_columns_, width_ - column)};
 }
 
 template <class S>
@@ -103,14 +119,18 @@ Sequence<S>::Sequence(const Arguments& given)
     : arguments(given),
       steps(given.x.size(0)),
       sizes(sizes_of(given, engine().vector_bytes / int64_t(sizeof(A)))),
-      tiles(sizes),
+      tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns()),
       kernels(engine().kernels<S>()) {
   const at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
-  if (arguments.weight_ih.defined()) input_ = pack_convolution<A>(arguments.weight_ih, sizes);
-  hidden_ = pack_convolution<A>(arguments.weight_hh, sizes);
+  if (arguments.weight_ih.defined()) {
+    input_ = pack_convolution<A>(arguments.weight_ih, arguments.padding, sizes);
+  }
+  hidden_ = pack_convolution<A>(arguments.weight_hh, same_padding(arguments.weight_hh), sizes);
   bias_ = pack_bias<A>(arguments.bias, sizes);
   peephole_weights_ = peephole_rows(arguments.weight_ch, sizes.hidden, dtype);
-  if (arguments.c_0.defined()) initial_cell_ = arguments.c_0.permute({0, 2, 3, 1}).contiguous();
+  if (arguments.c_0.defined()) {
+    initial_cell_ = arguments.c_0.permute({0, 2, 3, 1}).contiguous();
+  }
 }
 
 template <class S>
@@ -125,8 +145,12 @@ ForwardStep<S, accumulate_t<S>> Sequence<S>::forward_step(int64_t t) const {
   step.peepholes = {peephole_weights_.template data_ptr<A>(), spatial ? sizes.hidden : 0,
                     peephole_weights_.size(1) * sizes.hidden, arguments.output_sees_current};
   if (t == 0) {
-    if (arguments.h_0.defined()) step.hidden_frame = frame_of<const S>(arguments.h_0);
-    if (initial_cell_.defined()) step.previous_cell = initial_cell_.template data_ptr<A>();
+    if (arguments.h_0.defined()) {
+      step.hidden_frame = frame_of<const S>(arguments.h_0);
+    }
+    if (initial_cell_.defined()) {
+      step.previous_cell = initial_cell_.template data_ptr<A>();
+    }
   }
   return step;
 }
@@ -134,16 +158,23 @@ ForwardStep<S, accumulate_t<S>> Sequence<S>::forward_step(int64_t t) const {
 template <class S>
 Frame<S> frame_of(const at::Tensor& tensor, int64_t t) {
   using Plain = std::remove_const_t<S>;
-  return {data_of<Plain>(tensor) + t * tensor.stride(0), tensor.stride(1), tensor.stride(2),
-          tensor.stride(3), tensor.stride(4)};
+  return {data_of<Plain>(tensor) + t * tensor.stride(0),
+          tensor.stride(1),
+          tensor.stride(2),
+          tensor.stride(3),
+          tensor.stride(4),
+          tensor.size(3),
+          tensor.size(4)};
 }
 
 template <class S>
 Frame<S> frame_of(const at::Tensor& tensor) {
   using Plain = std::remove_const_t<S>;
   return {data_of<Plain>(tensor), tensor.stride(0), tensor.stride(1), tensor.stride(2),
-          tensor.stride(3)};
+          tensor.stride(3),       tensor.size(2),   tensor.size(3)};
 }
+
+Padding same_padding(const at::Tensor& weight) { return {weight.size(2) / 2, weight.size(3) / 2}; }
 
 at::Tensor channels_first(const at::Tensor& channels_last) { return channels_last.movedim(-1, -3); }
 

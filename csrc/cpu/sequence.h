@@ -12,6 +12,7 @@ namespace memx {
 // The operator's arguments; an undefined tensor is an absent one. Shapes as in ops.cpp.
 struct Arguments {
   at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;
+  Padding padding;  // of the input convolution
   bool output_sees_current;
 };
 
@@ -22,13 +23,14 @@ void check_arguments(const Arguments& arguments);
 // number of threads.
 class TileGrid {
  public:
-  explicit TileGrid(const Sizes& sizes);
-  int64_t count() const { return sizes_.batch * rows_ * columns_; }
+  // Images of height x width, of which a tile's pixels take `columns` numbers each.
+  TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns);
+  int64_t count() const { return batch_ * rows_ * columns_; }
   Tile largest() const { return {0, 0, 0, tile_rows_, tile_columns_}; }
   Tile at(int64_t index) const;
 
  private:
-  Sizes sizes_;
+  int64_t batch_, height_, width_;
   int64_t tile_rows_, tile_columns_;  // of a tile, in pixels
   int64_t rows_, columns_;            // of the grid, in tiles
 };
@@ -66,6 +68,9 @@ template <class S>
 S* data_of(const at::Tensor& tensor) {
   return static_cast<S*>(tensor.data_ptr());
 }
+
+// The padding with which an odd kernel keeps the size.
+Padding same_padding(const at::Tensor& weight);
 
 // [batch, H, W, C] memory seen as (..., C, H, W).
 at::Tensor channels_first(const at::Tensor& channels_last);

@@ -20,11 +20,12 @@ constexpr int64_t kBlockRows = 6;     // pixels a register block: 6 x 2 vectors 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// One batch of images [B, channels, H, W] with any strides (in elements; zero and negative too).
+// One batch of images [B, channels, height, width] with any strides (in elements; zero too).
 template <class T>
 struct Frame {
   T* data = nullptr;
   int64_t batch = 0, channel = 0, row = 0, column = 0;
+  int64_t height = 0, width = 0;
 
   T* at(int64_t b, int64_t y, int64_t x) const { return data + b * batch + y * row + x * column; }
 };
@@ -36,22 +37,20 @@ struct Tile {
   int64_t pixels() const { return rows * columns; }
 };
 
-// A "same" convolution of stride 1 whose weights are packed in panels of output columns:
+// A zero-padded convolution of stride 1 whose weights are packed in panels of output columns:
 //   direct    [panel][kernel row][kernel column][in channel][2 * lanes]
 //   Winograd  [panel][16][in channel][2 * lanes]        (winograd.h)
 template <class A>
 struct Convolution {
   const A* weights = nullptr;
   int64_t in_channels = 0;
-  int64_t height = 1, width = 1;  // of the kernel; both odd
+  int64_t height = 1, width = 1;  // of the kernel
+  int64_t pad_rows = 0, pad_columns = 0;
   int64_t panels = 0;
   bool winograd = false;
-
-  int64_t pad_rows() const { return height / 2; }
-  int64_t pad_columns() const { return width / 2; }
 };
 
-// The sizes every step of a sequence shares.
+// The sizes every step of a sequence shares; height and width are those of the states.
 struct Sizes {
   int64_t batch, height, width, hidden;
   int64_t lanes;  // channels a vector holds
@@ -114,22 +113,36 @@ struct ParameterGradients {
   PeepholeGradient<A> peepholes;
 };
 
-// Step t of the backward pass. The gradient of the pre-activations of step t+1 arrives in a plane
-// with a halo of zeros and leaves, for step t, in another.
+// Gradients of the pre-activations of one step, [B, H, W, gate columns] inside a border of zeros:
+// what a transposed convolution sees outside the image.
+template <class A>
+struct GatePlane {
+  A* data = nullptr;  // pixel (0, 0) of the first image
+  int64_t row = 0, image = 0;
+};
+
+// Step t of the backward pass.
 template <class S, class A>
 struct BackwardStep {
-  ForwardStep<S, A> forward;         // recomputes the gates when `forward.gates` is null
-  Convolution<A> hidden_transposed;  // gate gradients -> gradient of H
-  Convolution<A> input_transposed;   // gate gradients -> gradient of X; weights null: not wanted
-  const A* next_gate_gradient = nullptr;  // plane of step t+1, or null at t = T-1
-  A* gate_gradient = nullptr;             // plane of step t; null in the pass after t = 0
-  int64_t plane_row = 0, plane_image = 0, plane_origin = 0;  // pitches; offset of pixel (0, 0)
-  Frame<const S> output_gradient;                            // of H_t, from above; data null: none
-  Frame<const S> final_gradient;  // of H_T, at t = T-1 only; data null: none
-  const A* cell = nullptr;        // C_t  [B, H, W, C]
-  A* cell_gradient = nullptr;     // of C_t in, of C_{t-1} out  [B, H, W, C]
-  Frame<S> input_gradient;        // of X_{t+1}; of X_t when X are ready-made gates
-  Frame<S> initial_gradient;      // of H_0, in the pass after t = 0 only
+  ForwardStep<S, A> forward;              // recomputes the gates when `forward.gates` is null
+  Convolution<A> hidden_transposed;       // gate gradients -> gradient of H
+  GatePlane<const A> next_gate_gradient;  // of step t+1; data null at t = T-1
+  GatePlane<A> gate_gradient;             // of step t: the result
+  Frame<const S> output_gradient;         // of H_t, from above; data null: none
+  Frame<const S> final_gradient;          // of H_T, at t = T-1 only; data null: none
+  const A* cell = nullptr;                // C_t  [B, H, W, C]
+  A* cell_gradient = nullptr;             // of C_t in, of C_{t-1} out  [B, H, W, C]
+  Frame<S> input_gates_gradient;          // of ready-made input gates; data null: not wanted
+};
+
+// From the gate gradients of one step to the gradient of a frame that was convolved: X_t or H_0.
+template <class S, class A>
+struct FrameGradientStep {
+  Sizes sizes;
+  Convolution<A> transposed;
+  GatePlane<const A> gate_gradient;
+  int64_t channels = 0;
+  Frame<S> gradient;  // [B, channels, its height, its width]
 };
 
 // A table of the compiled tile kernels of one instruction set and storage type. `scratch` is the
@@ -141,6 +154,8 @@ struct TileKernels {
   void (*backward)(const BackwardStep<S, A>&, const ParameterGradients<A>&, const Tile&,
                    A* scratch);
   int64_t (*backward_scratch)(const BackwardStep<S, A>&, const Tile& largest);
+  void (*frame_gradient)(const FrameGradientStep<S, A>&, const Tile&, A* scratch);
+  int64_t (*frame_gradient_scratch)(const FrameGradientStep<S, A>&, const Tile& largest);
 };
 
 }  // namespace memx

@@ -95,11 +95,13 @@ MEMX_INLINE Vec load_lanes(const S* in, int64_t count) {
   constexpr int V = lanes<Vec>;
   element_t<Vec> buffer[V] = {};
   if (count == V) {
-    for (int j = 0; j < V; ++j)
+    for (int j = 0; j < V; ++j) {
       buffer[j] = widen(in[j]);
+    }
   } else {
-    for (int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < count; ++j) {
       buffer[j] = widen(in[j]);
+    }
   }
   return load<Vec>(buffer);
 }
@@ -110,11 +112,13 @@ MEMX_INLINE void store_lanes(Vec value, int64_t count, S* out) {
   element_t<Vec> buffer[V];
   store(value, buffer);
   if (count == V) {
-    for (int j = 0; j < V; ++j)
+    for (int j = 0; j < V; ++j) {
       narrow(buffer[j], out[j]);
+    }
   } else {
-    for (int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < count; ++j) {
       narrow(buffer[j], out[j]);
+    }
   }
 }
 

@@ -21,8 +21,9 @@ Block4x4 transform_kernel(const Kernel3x3& g) {
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < 4; ++j) {
       for (int y = 0; y < 3; ++y) {
-        for (int x = 0; x < 3; ++x)
+        for (int x = 0; x < 3; ++x) {
           out[i][j] += kG[i][y] * g[y][x] * kG[j][x];
+        }
       }
     }
   }
@@ -35,8 +36,9 @@ Kernel3x3 transform_kernel_gradient(const Block4x4& u) {
   for (int y = 0; y < 3; ++y) {
     for (int x = 0; x < 3; ++x) {
       for (int i = 0; i < 4; ++i) {
-        for (int j = 0; j < 4; ++j)
+        for (int j = 0; j < 4; ++j) {
           out[y][x] += kG[i][y] * u[i][j] * kG[j][x];
+        }
       }
     }
   }
@@ -79,8 +81,9 @@ PackedConvolution<A> pack(Convolution<A> convolution, int64_t columns, const Siz
         if (convolution.winograd) {
           Kernel3x3 kernel;
           for (int64_t y = 0; y < 3; ++y) {
-            for (int64_t x = 0; x < 3; ++x)
+            for (int64_t x = 0; x < 3; ++x) {
               kernel[y][x] = value(i, k, y, x);
+            }
           }
           const Block4x4 block = transform_kernel(kernel);
           for (int64_t p = 0; p < taps; ++p) {
@@ -101,13 +104,16 @@ PackedConvolution<A> pack(Convolution<A> convolution, int64_t columns, const Siz
 }  // namespace
 
 template <class A>
-PackedConvolution<A> pack_convolution(const at::Tensor& weight, const Sizes& sizes) {
+PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding,
+                                      const Sizes& sizes) {
   const at::Tensor dense = weight.to(c10::CppTypeToScalarType<A>::value).contiguous();
   const A* const w = dense.data_ptr<A>();
   Convolution<A> convolution;
   convolution.in_channels = weight.size(1);
   convolution.height = weight.size(2);
   convolution.width = weight.size(3);
+  convolution.pad_rows = padding.rows;
+  convolution.pad_columns = padding.columns;
   const int64_t channels = weight.size(1), height = weight.size(2), width = weight.size(3);
   return pack(convolution, sizes.gate_columns(), sizes,
               [&](int64_t column, int64_t k, int64_t y, int64_t x) {
@@ -117,17 +123,22 @@ PackedConvolution<A> pack_convolution(const at::Tensor& weight, const Sizes& siz
 }
 
 template <class A>
-PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, const Sizes& sizes) {
+PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, Padding padding,
+                                                 const Sizes& sizes) {
   const at::Tensor dense = weight.to(c10::CppTypeToScalarType<A>::value).contiguous();
   const A* const w = dense.data_ptr<A>();
   Convolution<A> convolution;
   convolution.in_channels = sizes.gate_columns();
   convolution.height = weight.size(2);
   convolution.width = weight.size(3);
+  convolution.pad_rows = weight.size(2) - 1 - padding.rows;
+  convolution.pad_columns = weight.size(3) - 1 - padding.columns;
   const int64_t channels = weight.size(1), height = weight.size(2), width = weight.size(3);
   return pack(convolution, channels, sizes, [&](int64_t k, int64_t column, int64_t y, int64_t x) {
     const int64_t row = parameter_row(column, sizes);
-    if (row < 0 || k >= channels) return A(0);
+    if (row < 0 || k >= channels) {
+      return A(0);
+    }
     return w[((row * channels + k) * height + height - 1 - y) * width + width - 1 - x];
   });
 }
@@ -135,11 +146,15 @@ PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, const
 template <class A>
 at::Tensor pack_bias(const at::Tensor& bias, const Sizes& sizes) {
   at::Tensor packed = at::zeros({sizes.gate_columns()}, c10::CppTypeToScalarType<A>::value);
-  if (!bias.defined()) return packed;
+  if (!bias.defined()) {
+    return packed;
+  }
   const at::Tensor dense = bias.to(packed.scalar_type()).contiguous();
   for (int64_t column = 0; column < sizes.gate_columns(); ++column) {
     const int64_t row = parameter_row(column, sizes);
-    if (row >= 0) packed.data_ptr<A>()[column] = dense.data_ptr<A>()[row];
+    if (row >= 0) {
+      packed.data_ptr<A>()[column] = dense.data_ptr<A>()[row];
+    }
   }
   return packed;
 }
@@ -167,7 +182,9 @@ at::Tensor unpack_weight_gradient(const A* gradient, const Convolution<A>& convo
   A* const data = out.data_ptr<A>();
   for (int64_t column = 0; column < sizes.gate_columns(); ++column) {
     const int64_t row = parameter_row(column, sizes);
-    if (row < 0) continue;
+    if (row < 0) {
+      continue;
+    }
     const int64_t panel = column / panel_width, lane = column % panel_width;
     for (int64_t k = 0; k < channels; ++k) {
       A* const kernel = data + (row * channels + k) * height * width;
@@ -178,8 +195,9 @@ at::Tensor unpack_weight_gradient(const A* gradient, const Convolution<A>& convo
               gradient[((panel * 16 + p) * padded_channels + k) * panel_width + lane];
         }
         const Kernel3x3 g = transform_kernel_gradient(block);
-        for (int64_t p = 0; p < 9; ++p)
+        for (int64_t p = 0; p < 9; ++p) {
           kernel[p] = A(g[p / 3][p % 3]);
+        }
       } else {
         for (int64_t p = 0; p < height * width; ++p) {
           const int64_t run = (panel * height + p / width) * padded_length;
@@ -196,18 +214,21 @@ at::Tensor unpack_bias_gradient(const A* gradient, const Sizes& sizes, at::Scala
   at::Tensor out = at::empty({kGates * sizes.hidden}, c10::CppTypeToScalarType<A>::value);
   for (int64_t column = 0; column < sizes.gate_columns(); ++column) {
     const int64_t row = parameter_row(column, sizes);
-    if (row >= 0) out.data_ptr<A>()[row] = gradient[column];
+    if (row >= 0) {
+      out.data_ptr<A>()[row] = gradient[column];
+    }
   }
   return out.to(dtype);
 }
 
-#define MEMX_INSTANTIATE(A)                                                                   \
-  template PackedConvolution<A> pack_convolution(const at::Tensor&, const Sizes&);            \
-  template PackedConvolution<A> pack_transposed_convolution(const at::Tensor&, const Sizes&); \
-  template at::Tensor pack_bias<A>(const at::Tensor&, const Sizes&);                          \
-  template int64_t weight_gradient_elements(const Convolution<A>&, const Sizes&);             \
-  template at::Tensor unpack_weight_gradient(const A*, const Convolution<A>&, const Sizes&,   \
-                                             at::ScalarType);                                 \
+#define MEMX_INSTANTIATE(A)                                                                 \
+  template PackedConvolution<A> pack_convolution(const at::Tensor&, Padding, const Sizes&); \
+  template PackedConvolution<A> pack_transposed_convolution(const at::Tensor&, Padding,     \
+                                                            const Sizes&);                  \
+  template at::Tensor pack_bias<A>(const at::Tensor&, const Sizes&);                        \
+  template int64_t weight_gradient_elements(const Convolution<A>&, const Sizes&);           \
+  template at::Tensor unpack_weight_gradient(const A*, const Convolution<A>&, const Sizes&, \
+                                             at::ScalarType);                               \
   template at::Tensor unpack_bias_gradient(const A*, const Sizes&, at::ScalarType);
 MEMX_INSTANTIATE(float)
 MEMX_INSTANTIATE(double)

@@ -14,14 +14,22 @@ struct PackedConvolution {
   at::Tensor storage;
 };
 
+// Zeros around an image, in pixels.
+struct Padding {
+  int64_t rows, columns;
+};
+
 // weight (4C, K, kh, kw) -> gate columns from K channels: the forward convolution.
 template <class A>
-PackedConvolution<A> pack_convolution(const at::Tensor& weight, const Sizes& sizes);
+PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding,
+                                      const Sizes& sizes);
 
-// weight (4C, K, kh, kw) -> K channels from gate columns: its transpose, with the kernel turned
-// round, so that the backward pass is a "same" convolution of stride 1 as well.
+// weight (4C, K, kh, kw) -> K channels from gate columns: the transpose of the convolution with that
+// padding. With the kernel turned round it is a convolution of stride 1 as well, padded with what
+// the other's padding lacks to the full kernel.
 template <class A>
-PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, const Sizes& sizes);
+PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, Padding padding,
+                                                 const Sizes& sizes);
 
 // bias (4C,) or undefined (zeros) -> [gate columns].
 template <class A>

@@ -62,8 +62,9 @@ void transform_input(const Halo<A>& in, int64_t channels, const Tile& tile, A* t
       for (; k + V <= channels; k += V) {
         transform_input_block<vector_t<A, V>>(in, corner + k, out + k, step);
       }
-      for (; k < channels; ++k)
+      for (; k < channels; ++k) {
         transform_input_block<A>(in, corner + k, out + k, step);
+      }
     }
   }
 }
@@ -87,10 +88,14 @@ MEMX_INLINE void add_output_block(const A* products, int64_t step, const Tile& t
   const bool second_column = x + 1 < tile.columns;
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    if (y + i == tile.rows) break;
+    if (y + i == tile.rows) {
+      break;
+    }
     A* pixel = out + ((y + i) * tile.columns + x) * width;
     store<Vec>(load<Vec>(pixel) + t[i][0] + t[i][1] + t[i][2], pixel);
-    if (!second_column) continue;
+    if (!second_column) {
+      continue;
+    }
     pixel += width;
     store<Vec>(load<Vec>(pixel) + t[i][1] - t[i][2] - t[i][3], pixel);
   }
@@ -143,10 +148,14 @@ MEMX_INLINE void transform_gradient_block(const A* gradient, const Tile& tile, i
   Vec d[2][2] = {};
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    if (y + i == tile.rows) break;
+    if (y + i == tile.rows) {
+      break;
+    }
     const A* pixel = gradient + ((y + i) * tile.columns + x) * width;
     d[i][0] = load<Vec>(pixel);
-    if (x + 1 < tile.columns) d[i][1] = load<Vec>(pixel + width);
+    if (x + 1 < tile.columns) {
+      d[i][1] = load<Vec>(pixel + width);
+    }
   }
   Vec t[4][2];
 #pragma GCC unroll 2
