@@ -85,6 +85,13 @@ def available() -> tuple[Backend, ...]:
     return tuple(found)
 
 
+def check_name(backend: str) -> None:
+    """Raise a ``ValueError`` unless ``backend`` is ``"auto"`` or an engine's name."""
+    names = ("auto", *(engine.name for engine in _ENGINES))
+    if backend not in names:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(map(repr, names))}")
+
+
 @torch.compiler.assume_constant_result
 def resolve(backend: str, device: torch.device) -> str:
     """Name of the engine that runs tensors on ``device`` when the caller asks for ``backend``.
@@ -101,12 +108,10 @@ def resolve(backend: str, device: torch.device) -> str:
         ValueError: ``backend`` is no known name.
         RuntimeError: ``backend`` is known but cannot be used here, or not on this device.
     """
+    check_name(backend)
     if backend == "auto":
         return _fastest(device)
-    engine = next((engine for engine in _ENGINES if engine.name == backend), None)
-    if engine is None:
-        names = ", ".join(repr(name) for name in ("auto", *(engine.name for engine in _ENGINES)))
-        raise ValueError(f"backend: got {backend!r}, expected one of {names}")
+    engine = next(engine for engine in _ENGINES if engine.name == backend)
     if not engine.serves(device):
         raise RuntimeError(
             f"backend {backend!r} runs tensors on {' or '.join(engine.devices)}, "

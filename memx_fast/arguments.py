@@ -1,0 +1,82 @@
+"""Checks of arguments: each error names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+Pair = tuple[int, int]
+"""Two whole numbers, vertical before horizontal."""
+
+
+def whole_pair(name: str, value: object, minimum: int) -> Pair:
+    """``value`` as a pair: one number for both axes, or two numbers.
+
+    Raises:
+        TypeError: it is neither; the message names the argument ``name``.
+        ValueError: a number is below ``minimum``.
+    """
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{name}: got {value!r}, expected one whole number or two")
+    return whole(name, pair[0], minimum), whole(name, pair[1], minimum)
+
+
+def whole(name: str, value: object, minimum: int) -> int:
+    """``value`` if it is a whole number of at least ``minimum``.
+
+    Raises:
+        TypeError: it is no int; the message names the argument ``name``.
+        ValueError: it is below ``minimum``.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
+    if value < minimum:
+        raise ValueError(f"{name}: got {value}, expected at least {minimum}")
+    return value
+
+
+def described(value: object) -> str:
+    """What an error message calls a wrong argument: short, whatever its size."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return repr(value)
+
+
+def check_shape(name: str, value: object, shape: tuple[int, ...]) -> None:
+    """Raise unless ``value`` is a tensor of this shape.
+
+    Raises:
+        TypeError: it is no tensor; the message names the argument ``name``.
+        ValueError: it has another shape.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {described(value)}, expected a tensor of shape {shape}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
+
+
+def flag(name: str, value: object) -> bool:
+    """``value`` if it is True or False.
+
+    Raises:
+        TypeError: it is not; the message names the argument ``name``.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r}, expected True or False")
+    return value
+
+
+def probability(name: str, value: object) -> float:
+    """``value`` if it is a number from 0 to 1.
+
+    Raises:
+        TypeError: it is no number; the message names the argument ``name``.
+        ValueError: it is outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r}, expected a number from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")
+    return float(value)

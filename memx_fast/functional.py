@@ -1,0 +1,253 @@
+"""One ConvLSTM layer over a sequence as a function: checks its arguments, chooses the engine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import backends, ops, reference
+from .arguments import Pair, described
+from .geometry import InputConvolution, Padding
+from .reference import State
+
+OUTPUT_PEEPHOLES = ("previous", "current")
+"""Which cell state the output gate can see."""
+
+_NO_CONVOLUTION = InputConvolution.of((1, 1), "same")
+"""Geometry of ready-made input gates: that of a kernel of one pixel."""
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""What the layer computes in."""
+
+
+def conv_lstm(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    weight_ch: Tensor | None = None,
+    state: State | None = None,
+    *,
+    output_peephole: str = "previous",
+    padding: Padding = "same",
+    stride: int | Pair = 1,
+    dilation: int | Pair = 1,
+    recompute: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, State]:
+    """Run one ConvLSTM layer over a sequence.
+
+    Equivalent to: :func:`memx_fast.reference.conv_lstm`, which gives the equations.
+
+    T steps, B sequences, frames of H x W pixels and Cin channels, C hidden channels; H' x W' is the
+    size of a frame after the input convolution, H x W unless ``padding``, ``stride`` or
+    ``dilation`` say otherwise. Rows of the weights lie in gate order i, f, g, o. All tensors may
+    have any strides, and are of one device and one dtype: float32, float64, bfloat16 or float16.
+
+    Args:
+        x: frames ``(T, B, Cin, H, W)``. If ``weight_ih`` is None, the caller's own input gates
+            ``(T, B, 4C, H, W)``, for input convolutions of another kind.
+        weight_ih: input kernel ``(4C, Cin, kh, kw)``, odd or even, or None.
+        weight_hh: recurrent kernel ``(4C, C, kh, kw)``, odd.
+        bias: ``(4C,)``, or None for none.
+        weight_ch: peepholes in the order i, f, o: one weight a channel ``(3, C)``, one a channel
+            and pixel ``(3, C, H', W')``, or None for none.
+        state: ``(h_0, c_0)``, both ``(B, C, H', W')``, or None for zeros. ``c_0`` may be float32
+            where the rest is a half type.
+        output_peephole: the cell state that the output gate sees: that before the step,
+            ``"previous"``, or that after it, ``"current"`` (Shi et al. 2015).
+        padding: of the input convolution: ``"same"`` keeps the size, ``"valid"`` pads nothing; a
+            number, or one for rows and one for columns, pads that much on both sides.
+        stride: of the input convolution; ``"same"`` needs 1.
+        dilation: of the input convolution.
+        recompute: compute the gates a second time in the backward pass instead of keeping them:
+            less memory for more time. The reference, which is plain PyTorch, ignores it.
+        backend: ``"auto"`` for the fastest engine on the device of x, or the name of one:
+            :func:`memx_fast.backends.available` lists them. Only ``"reference"`` can be
+            differentiated twice.
+
+    Returns:
+        ``output`` of shape ``(T, B, C, H', W')``, the hidden state of every step, and
+        ``(h_n, c_n)``, the states after the last. ``c_n`` is float32 for half types, so that a
+        sequence can be cut in two and the state carried over without loss.
+
+    Under autocast, x, weights and h_0 are cast to its dtype first; c_0 and c_n stay float32.
+
+    Raises:
+        TypeError: an argument is of the wrong type or dtype.
+        ValueError: an argument does not fit the others; the message names it, what came and what
+            was expected.
+        RuntimeError: ``backend`` is known, but cannot run here; the message says why.
+    """
+    _check_choices(output_peephole, recompute)
+    _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state)
+    _check_weights(x, weight_ih, weight_hh, bias)
+    convolution = _input_convolution(weight_ih, padding, stride, dilation)
+    _check_states(x, weight_hh, weight_ch, state, convolution)
+
+    if backends.resolve(backend, x.device) == "reference":
+        return reference.conv_lstm(
+            x,
+            weight_ih,
+            weight_hh,
+            bias,
+            weight_ch,
+            state,
+            output_peephole=output_peephole,
+            padding=padding,
+            stride=stride,
+            dilation=dilation,
+        )
+    if not convolution.is_dense:
+        assert weight_ih is not None
+        x = reference.input_gates(x, weight_ih, bias, convolution)
+        weight_ih = bias = None
+        convolution = _NO_CONVOLUTION
+    h_0, c_0 = (None, None) if state is None else state
+    output, h_n, c_n = ops.fused_conv_lstm(
+        x,
+        weight_ih,
+        weight_hh,
+        bias,
+        weight_ch,
+        h_0,
+        c_0,
+        padding=convolution.before,
+        output_peephole=output_peephole,
+        recompute=recompute,
+    )
+    return output, (h_n, c_n)
+
+
+def _check_choices(output_peephole: str, recompute: bool) -> None:
+    if output_peephole not in OUTPUT_PEEPHOLES:
+        raise ValueError(
+            f'output_peephole: got {output_peephole!r}, expected "previous" or "current"'
+        )
+    if not isinstance(recompute, bool):
+        raise TypeError(f"recompute: got {recompute!r}, expected True or False")
+
+
+def _check_tensors(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    state: State | None,
+) -> None:
+    """All are tensors on one device, and of one dtype or, under autocast, castable to one."""
+    _check_tensor("x", x)
+    if x.dtype not in DTYPES:
+        raise TypeError(f"x: got {x.dtype}, expected float32, float64, bfloat16 or float16")
+    autocast = reference.autocast_dtype(x)
+    _check_belongs("weight_hh", weight_hh, x, autocast)
+    for name, tensor in (("weight_ih", weight_ih), ("bias", bias), ("weight_ch", weight_ch)):
+        if tensor is not None:
+            _check_belongs(name, tensor, x, autocast)
+    if state is not None:
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise TypeError(f"state: got {described(state)}, expected two tensors (h_0, c_0)")
+        _check_belongs("h_0", state[0], x, autocast)
+        _check_belongs("c_0", state[1], x, autocast)
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {described(value)}, expected a tensor")
+
+
+def _check_belongs(name: str, tensor: Tensor, x: Tensor, autocast: torch.dtype | None) -> None:
+    _check_tensor(name, tensor)
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {x.device} as x")
+    expected = ops.accumulate_dtype(x.dtype) if name == "c_0" else x.dtype
+    if tensor.dtype in (x.dtype, expected):
+        return
+    if autocast is None:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected {expected} to go with x")
+    if tensor.dtype not in DTYPES or tensor.dtype == torch.float64:
+        raise TypeError(f"{name}: got {tensor.dtype}, which autocast does not cast to {autocast}")
+
+
+def _check_weights(
+    x: Tensor, weight_ih: Tensor | None, weight_hh: Tensor, bias: Tensor | None
+) -> None:
+    """Shapes of what does not depend on the size of the frames."""
+    if x.dim() != 5 or 0 in x.shape:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected (T, B, channels, H, W), none of them 0"
+        )
+    gates = 4 * _check_recurrent_weight(weight_hh)
+    if weight_ih is None:
+        if x.shape[2] != gates:
+            raise ValueError(
+                f"x: got {x.shape[2]} channels, expected {gates}: without weight_ih they are the "
+                "input gates, 4 for each hidden channel"
+            )
+    elif weight_ih.dim() != 4 or 0 in weight_ih.shape:
+        raise ValueError(
+            f"weight_ih: got shape {tuple(weight_ih.shape)}, expected (4 C, Cin, kh, kw), none of "
+            "them 0"
+        )
+    elif weight_ih.shape[0] != gates:
+        raise ValueError(
+            f"weight_ih: got {weight_ih.shape[0]} rows, expected {gates} as in weight_hh"
+        )
+    elif weight_ih.shape[1] != x.shape[2]:
+        raise ValueError(
+            f"x: got {x.shape[2]} channels, expected {weight_ih.shape[1]} as in weight_ih"
+        )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != gates):
+        raise ValueError(f"bias: got shape {tuple(bias.shape)}, expected ({gates},)")
+
+
+def _check_recurrent_weight(weight_hh: Tensor) -> int:
+    """Number of hidden channels."""
+    shape = tuple(weight_hh.shape)
+    if len(shape) != 4 or 0 in shape or shape[0] != 4 * shape[1]:
+        raise ValueError(f"weight_hh: got shape {shape}, expected (4 C, C, kh, kw), none of them 0")
+    if shape[2] % 2 == 0 or shape[3] % 2 == 0:
+        raise ValueError(
+            f"weight_hh: got a kernel of {shape[2:]}, expected odd sizes "
+            "(an even one would shift the hidden state at every step)"
+        )
+    return shape[1]
+
+
+def _input_convolution(
+    weight_ih: Tensor | None, padding: Padding, stride: int | Pair, dilation: int | Pair
+) -> InputConvolution:
+    """Geometry of the input convolution; without ``weight_ih`` one that changes no size."""
+    kernel = (1, 1) if weight_ih is None else (weight_ih.shape[2], weight_ih.shape[3])
+    convolution = InputConvolution.of(kernel, padding, stride, dilation)
+    if weight_ih is None and convolution != _NO_CONVOLUTION:
+        raise ValueError(
+            f"padding, stride, dilation: got {padding!r}, {stride!r}, {dilation!r}, expected the "
+            "defaults: without weight_ih there is no input convolution"
+        )
+    return convolution
+
+
+def _check_states(
+    x: Tensor,
+    weight_hh: Tensor,
+    weight_ch: Tensor | None,
+    state: State | None,
+    convolution: InputConvolution,
+) -> None:
+    """Shapes of what depends on the size of the frames."""
+    hidden = weight_hh.shape[1]
+    image = (hidden, *convolution.output_size(x.shape[3], x.shape[4]))
+    peepholes = ((3, hidden), (3, *image))
+    if weight_ch is not None and tuple(weight_ch.shape) not in peepholes:
+        raise ValueError(
+            f"weight_ch: got shape {tuple(weight_ch.shape)}, "
+            f"expected {peepholes[0]} or {peepholes[1]}"
+        )
+    if state is None:
+        return
+    expected = (x.shape[1], *image)
+    for name, tensor in zip(("h_0", "c_0"), state, strict=True):
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {expected}")

@@ -1,0 +1,378 @@
+r"""The equations in plain PyTorch, and their derivative written out by hand: the oracle.
+
+With ``*`` a zero-padded 2-D convolution and ``o`` the product of elements, for t = 1..T::
+
+    i_t = sigmoid(W_xi * X_t + W_hi * H_{t-1} + W_ci o C_{t-1} + b_i)      (1)
+    f_t = sigmoid(W_xf * X_t + W_hf * H_{t-1} + W_cf o C_{t-1} + b_f)      (2)
+    g_t = tanh   (W_xg * X_t + W_hg * H_{t-1}                  + b_g)
+    C_t = f_t o C_{t-1} + i_t o g_t                                        (3)
+    o_t = sigmoid(W_xo * X_t + W_ho * H_{t-1} + W_co o C_?     + b_o)      (4)
+    H_t = o_t o tanh(C_t)                                                  (5)
+
+``C_?`` is C_{t-1} for ``output_peephole="previous"`` and C_t for ``"current"`` (Shi et al. 2015,
+"Convolutional LSTM Network"). The four gates lie in the order i, f, g, o along the first dimension
+of the weights, the peepholes W_ci, W_cf, W_co in the order i, f, o.
+
+Convolutions run in the dtype of x; states of cells and gate arithmetic in float32 where that is a
+half type. Everything here is differentiable any number of times.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import grad as convolution_gradient
+
+from .arguments import Pair
+from .geometry import InputConvolution, Padding
+from .ops import accumulate_dtype
+
+State = tuple[Tensor, Tensor]
+"""Hidden state H and cell state C, both ``(B, C, H, W)``."""
+
+
+class Gradients(NamedTuple):
+    """Gradient of every argument, None where there is no argument."""
+
+    x: Tensor
+    weight_ih: Tensor | None
+    weight_hh: Tensor
+    bias: Tensor | None
+    weight_ch: Tensor | None
+    h_0: Tensor | None
+    c_0: Tensor | None
+
+
+class _Step(NamedTuple):
+    """What one step leaves for the backward pass, each ``(B, C, H, W)``."""
+
+    i: Tensor
+    f: Tensor
+    g: Tensor
+    o: Tensor
+    previous_cell: Tensor
+    cell: Tensor
+    previous_hidden: Tensor
+
+
+def conv_lstm(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    weight_ch: Tensor | None = None,
+    state: State | None = None,
+    *,
+    output_peephole: str = "previous",
+    padding: Padding = "same",
+    stride: int | Pair = 1,
+    dilation: int | Pair = 1,
+) -> tuple[Tensor, State]:
+    """Run one ConvLSTM layer over a sequence: equations (1)-(5), step after step.
+
+    The arguments are those of :func:`memx_fast.functional.conv_lstm`, which checks them; here they
+    are taken to be valid.
+
+    Args:
+        x: ``(T, B, Cin, H, W)``; or, when ``weight_ih`` is None, input gates ``(T, B, 4C, H, W)``.
+        weight_ih: ``(4C, Cin, kh, kw)`` or None.
+        weight_hh: ``(4C, C, kh, kw)``, odd kernel.
+        bias: ``(4C,)`` or None.
+        weight_ch: ``(3, C)``, ``(3, C, H', W')`` or None.
+        state: ``(h_0, c_0)``, both ``(B, C, H', W')``; None for zeros.
+        output_peephole: ``"previous"`` or ``"current"``: the cell state that the output gate sees.
+        padding: of the input convolution: ``"same"``, ``"valid"``, or rows and columns of zeros.
+        stride: of the input convolution.
+        dilation: of the input convolution.
+
+    Returns:
+        ``output`` of shape ``(T, B, C, H', W')`` and ``(h_n, c_n)``, the states after the last
+        step. ``c_n`` is float32 where x is bfloat16 or float16. H' x W' is the size of the frame
+        after the input convolution.
+
+    Under autocast, single-precision arguments are cast to its dtype first, except ``c_0``.
+    """
+    gates_x, weight_hh, weight_ch, state = _prepared(
+        x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
+    )
+    hidden, cell = state
+    output = []
+    for gates_t in gates_x:
+        hidden, step = _forward_step(
+            gates_t, hidden, cell, weight_hh, weight_ch, output_peephole == "current"
+        )
+        cell = step.cell
+        output.append(hidden)
+    return torch.stack(output), (hidden, cell)
+
+
+def conv_lstm_backward(
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None = None,
+    weight_ch: Tensor | None = None,
+    state: State | None = None,
+    *,
+    output_peephole: str = "previous",
+    padding: Padding = "same",
+    stride: int | Pair = 1,
+    dilation: int | Pair = 1,
+) -> Gradients:
+    """Gradient of a scalar loss with respect to every argument of :func:`conv_lstm`, by hand.
+
+    Write d(.) for the gradient of the loss, z for what stands inside a sigmoid or tanh of
+    (1), (2) and (4), and ``[p]`` for 1 if p holds and else 0. For t = T..1, with d(z_{T+1}) = 0 and
+    d(C_T) starting as the incoming gradient of c_n::
+
+        d(H_t)   = incoming d(output_t) + [t = T] incoming d(h_n) + W_h^T * d(z_{t+1})
+        d(z_o)   = d(H_t) o tanh(C_t) o o_t o (1 - o_t)                                  by (5), (4)
+        d(C_t)  += d(H_t) o o_t o (1 - tanh(C_t)^2) + [current] W_co o d(z_o)            by (5), (4)
+        d(z_i)   = d(C_t) o g_t o i_t o (1 - i_t)                                        by (3), (1)
+        d(z_f)   = d(C_t) o C_{t-1} o f_t o (1 - f_t)                                    by (3), (2)
+        d(z_g)   = d(C_t) o i_t o (1 - g_t^2)                                            by (3)
+        d(C_{t-1}) = d(C_t) o f_t + W_ci o d(z_i) + W_cf o d(z_f) + [previous] W_co o d(z_o)
+
+    where ``W_h^T *`` is the transposed convolution. All that is left is a sum over t, done at
+    once after the loop::
+
+        d(h_0) = W_h^T * d(z_1)        d(c_0) = d(C_0)           d(X_t) = W_x^T * d(z_t)
+        d(W_h) = sum d(z_t) x H_{t-1}  d(W_x) = sum d(z_t) x X_t d(b)   = sum d(z_t)
+        d(W_ci) = sum d(z_i) o C_{t-1}    d(W_cf) = sum d(z_f) o C_{t-1}
+        d(W_co) = sum d(z_o) o C_?
+
+    where ``d(z) x H`` is the correlation of the two over pixels, for every offset in the kernel.
+
+    Args:
+        grad_output: incoming gradient ``(T, B, C, H', W')``, or None for zeros.
+        grad_h_n: ``(B, C, H', W')``, or None for zeros.
+        grad_c_n: ``(B, C, H', W')``, or None for zeros.
+        x, weight_ih, weight_hh, bias, weight_ch, state, output_peephole, padding, stride, dilation:
+            what :func:`conv_lstm` was called with. The gates are computed again from them.
+
+    Returns:
+        The gradients, of the shapes of the arguments.
+    """
+    sees_current = output_peephole == "current"
+    gates_x, weight, peepholes, (hidden, cell) = _prepared(
+        x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
+    )
+    steps = []
+    for gates_t in gates_x:
+        hidden, step = _forward_step(gates_t, hidden, cell, weight, peepholes, sees_current)
+        cell = step.cell
+        steps.append(step)
+
+    grad_hidden = torch.zeros_like(cell) if grad_h_n is None else grad_h_n.to(cell.dtype)
+    grad_cell = torch.zeros_like(cell) if grad_c_n is None else grad_c_n.to(cell.dtype)
+    grads_z = []
+    for t in reversed(range(len(steps))):
+        if grad_output is not None:
+            grad_hidden = grad_hidden + grad_output[t]
+        grad_z, grad_cell = _backward_step(
+            steps[t], grad_hidden, grad_cell, peepholes, sees_current
+        )
+        grads_z.append(grad_z)
+        grad_hidden = convolution_gradient.conv2d_input(
+            hidden.shape, weight, grad_z.to(weight.dtype), padding=_same(weight)
+        ).to(cell.dtype)
+    grads_z.reverse()
+    grad_z = torch.stack(grads_z)
+    grad_x, grad_weight_ih = _input_gates_backward(
+        grad_z.to(gates_x.dtype), x, weight_ih, padding, stride, dilation
+    )
+    grad_weight_hh = convolution_gradient.conv2d_weight(
+        torch.cat([step.previous_hidden for step in steps]),
+        weight.shape,
+        grad_z.flatten(0, 1).to(weight.dtype),
+        padding=_same(weight),
+    )
+    return Gradients(
+        x=grad_x,
+        weight_ih=grad_weight_ih,
+        weight_hh=grad_weight_hh.to(weight_hh.dtype),
+        bias=None if bias is None else grad_z.sum((0, 1, 3, 4)).to(bias.dtype),
+        weight_ch=None
+        if weight_ch is None
+        else _peephole_gradient(steps, grad_z, weight_ch, sees_current),
+        h_0=None if state is None else grad_hidden.to(state[0].dtype),
+        c_0=None if state is None else grad_cell.to(state[1].dtype),
+    )
+
+
+def input_gates(
+    x: Tensor,
+    weight_ih: Tensor,
+    bias: Tensor | None,
+    convolution: InputConvolution,
+) -> Tensor:
+    """The part of the four gates that does not depend on time: ``W_x * X_t + b`` for all t at once.
+
+    Args:
+        x: ``(T, B, Cin, H, W)``.
+        weight_ih: ``(4C, Cin, kh, kw)``.
+        bias: ``(4C,)`` or None.
+        convolution: its geometry.
+
+    Returns:
+        ``(T, B, 4C, H', W')`` in channels-last strides, and in the dtype of autocast where that is
+        on.
+    """
+    gates = F.conv2d(
+        _padded(x.flatten(0, 1), convolution),
+        weight_ih.contiguous(memory_format=torch.channels_last),
+        bias,
+        stride=convolution.stride,
+        padding=convolution.before,
+        dilation=convolution.dilation,
+    )
+    return gates.reshape(x.shape[0], x.shape[1], *gates.shape[1:])
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives a layer whose input is x, or None where it leaves it alone."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return None
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _prepared(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    state: State | None,
+    padding: Padding,
+    stride: int | Pair,
+    dilation: int | Pair,
+) -> tuple[Tensor, Tensor, Tensor | None, State]:
+    """Input gates, recurrent weight, peepholes and states, each in the dtype it is computed in.
+
+    Returns:
+        Gates ``(T, B, 4C, H', W')`` and recurrent weight in the computation dtype, peepholes
+        ``(3, C, 1 or H', 1 or W')`` and the cell state in the accumulation dtype.
+    """
+    dtype = autocast_dtype(x) or x.dtype
+    accumulate = accumulate_dtype(dtype)
+    if weight_ih is None:
+        gates_x = x if bias is None else x + bias[:, None, None]
+    else:
+        convolution = InputConvolution.of(_kernel(weight_ih), padding, stride, dilation)
+        gates_x = input_gates(x, weight_ih, bias, convolution)
+    gates_x = gates_x.to(dtype)
+    if state is None:
+        shape = (x.shape[1], weight_hh.shape[1], *gates_x.shape[3:])
+        state = (gates_x.new_zeros(shape), gates_x.new_zeros(shape, dtype=accumulate))
+    hidden, cell = state
+    if weight_ch is not None:
+        weight_ch = weight_ch.to(dtype).to(accumulate)
+        if weight_ch.dim() == 2:
+            weight_ch = weight_ch[:, :, None, None]
+    return gates_x, weight_hh.to(dtype), weight_ch, (hidden.to(dtype), cell.to(accumulate))
+
+
+def _forward_step(
+    gates_x: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight_hh: Tensor,
+    weight_ch: Tensor | None,
+    sees_current: bool,
+) -> tuple[Tensor, _Step]:
+    """Equations (1)-(5): the next hidden state, in the dtype of the gates, and what led to it."""
+    z = gates_x.to(cell.dtype) + F.conv2d(hidden, weight_hh, padding=_same(weight_hh))
+    z_i, z_f, z_g, z_o = z.chunk(4, 1)
+    if weight_ch is not None:
+        z_i = z_i + weight_ch[0] * cell
+        z_f = z_f + weight_ch[1] * cell
+    i, f, g = z_i.sigmoid(), z_f.sigmoid(), z_g.tanh()
+    next_cell = f * cell + i * g
+    if weight_ch is not None:
+        z_o = z_o + weight_ch[2] * (next_cell if sees_current else cell)
+    o = z_o.sigmoid()
+    next_hidden = (o * next_cell.tanh()).to(gates_x.dtype)
+    return next_hidden, _Step(i, f, g, o, cell, next_cell, hidden)
+
+
+def _backward_step(
+    step: _Step,
+    grad_hidden: Tensor,
+    grad_cell: Tensor,
+    weight_ch: Tensor | None,
+    sees_current: bool,
+) -> tuple[Tensor, Tensor]:
+    """One turn of the loop in :func:`conv_lstm_backward`: ``d(z_t)`` and ``d(C_{t-1})``."""
+    i, f, g, o, previous_cell, cell, _ = step
+    tanh_cell = cell.tanh()
+    grad_z_o = grad_hidden * tanh_cell * o * (1 - o)
+    grad_cell = grad_cell + grad_hidden * o * (1 - tanh_cell**2)
+    if weight_ch is not None and sees_current:
+        grad_cell = grad_cell + weight_ch[2] * grad_z_o
+    grad_z_i = grad_cell * g * i * (1 - i)
+    grad_z_f = grad_cell * previous_cell * f * (1 - f)
+    grad_z_g = grad_cell * i * (1 - g**2)
+    grad_previous = grad_cell * f
+    if weight_ch is not None:
+        grad_previous = grad_previous + weight_ch[0] * grad_z_i + weight_ch[1] * grad_z_f
+        if not sees_current:
+            grad_previous = grad_previous + weight_ch[2] * grad_z_o
+    return torch.cat([grad_z_i, grad_z_f, grad_z_g, grad_z_o], 1), grad_previous
+
+
+def _input_gates_backward(
+    grad_gates: Tensor,
+    x: Tensor,
+    weight_ih: Tensor | None,
+    padding: Padding,
+    stride: int | Pair,
+    dilation: int | Pair,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x and of weight_ih from those of the input gates."""
+    if weight_ih is None:
+        return grad_gates.to(x.dtype), None
+    convolution = InputConvolution.of(_kernel(weight_ih), padding, stride, dilation)
+    frames = _padded(x.flatten(0, 1), convolution).to(grad_gates.dtype)
+    grad_frames = grad_gates.flatten(0, 1)
+    options = (convolution.stride, convolution.before, convolution.dilation)
+    grad_weight = convolution_gradient.conv2d_weight(frames, weight_ih.shape, grad_frames, *options)
+    grad_padded = convolution_gradient.conv2d_input(
+        frames.shape, weight_ih.to(grad_gates.dtype), grad_frames, *options
+    )
+    grad_x = grad_padded[..., : x.shape[3], : x.shape[4]].unflatten(0, x.shape[:2])
+    return grad_x.to(x.dtype), grad_weight.to(weight_ih.dtype)
+
+
+def _peephole_gradient(
+    steps: list[_Step], grad_z: Tensor, weight_ch: Tensor, sees_current: bool
+) -> Tensor:
+    """Sums over time and batch, and over pixels where a channel has one weight."""
+    previous = torch.stack([step.previous_cell for step in steps])
+    seen = torch.stack([step.cell for step in steps]) if sees_current else previous
+    grad_i, grad_f, _, grad_o = grad_z.chunk(4, 2)
+    summed = (0, 1, 3, 4) if weight_ch.dim() == 2 else (0, 1)
+    products = (grad_i * previous, grad_f * previous, grad_o * seen)
+    return torch.stack([product.sum(summed) for product in products]).to(weight_ch.dtype)
+
+
+def _kernel(weight: Tensor) -> Pair:
+    return weight.shape[2], weight.shape[3]
+
+
+def _same(weight: Tensor) -> Pair:
+    """Padding with which an odd kernel keeps the size."""
+    return weight.shape[2] // 2, weight.shape[3] // 2
+
+
+def _padded(frames: Tensor, convolution: InputConvolution) -> Tensor:
+    """Frames with what ``after`` has more than ``before``: ``conv2d`` pads both sides alike."""
+    rows = convolution.after[0] - convolution.before[0]
+    columns = convolution.after[1] - convolution.before[1]
+    return F.pad(frames, (0, columns, 0, rows)) if rows or columns else frames
