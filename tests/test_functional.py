@@ -1,0 +1,478 @@
+"""conv_lstm as users call it: the engines agree, and wrong arguments are refused by name."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from memx_fast import functional
+from memx_fast.geometry import InputConvolution, Padding, Pair
+
+NAMES = ("x", "weight_ih", "weight_hh", "bias", "weight_ch", "h_0", "c_0")
+STEPS, BATCH, INPUT_CHANNELS, HIDDEN = 3, 2, 3, 5
+FRAME = (7, 6)
+DRAWS = 16
+
+Arguments = dict[str, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """An input convolution over FRAME; no kernel: ready-made gates."""
+
+    kernel: Pair | None
+    padding: Padding = "same"
+    stride: int | Pair = 1
+    dilation: int | Pair = 1
+
+    def options(self) -> dict[str, Padding]:
+        return {"padding": self.padding, "stride": self.stride, "dilation": self.dilation}
+
+    def size(self) -> Pair:
+        """Of the states."""
+        return InputConvolution.of(self.kernel or (1, 1), **self.options()).output_size(*FRAME)
+
+
+GEOMETRIES = {
+    "same": Geometry((3, 5)),
+    "same_even": Geometry((2, 4)),
+    "same_even_rows": Geometry((2, 3)),
+    "same_dilated": Geometry((3, 2), dilation=2),
+    "valid": Geometry((3, 2), "valid"),
+    "valid_even": Geometry((4, 4), "valid"),
+    "number": Geometry((3, 2), 1),
+    "pair": Geometry((3, 3), (2, 0)),
+    "pair_even": Geometry((4, 2), (3, 1)),
+    "as_much_as_kernel": Geometry((2, 2), 2),
+    "more_than_kernel": Geometry((1, 3), (2, 1)),
+    "more_than_kernel_bias_border": Geometry((1, 1), 1),
+    "stride": Geometry((3, 3), 1, stride=2),
+    "stride_pair": Geometry((2, 1), "valid", stride=(1, 3)),
+    "dilation": Geometry((2, 2), "valid", dilation=2),
+    "dilation_of_one_pixel": Geometry((1, 3), "valid", dilation=(4, 1)),
+    "stride_and_dilation": Geometry((3, 2), (1, 2), stride=2, dilation=(1, 2)),
+    "ready_made_gates": Geometry(None),
+}
+SAME = GEOMETRIES["same"]
+STRIDE = GEOMETRIES["stride"]
+
+fused_or_not = pytest.mark.parametrize("geometry", [SAME, STRIDE], ids=["fused", "conv2d"])
+every_engine = pytest.mark.parametrize("backend", ["cpp", "reference"])
+every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Problems this small only wait for their threads, and long on a busy machine."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
+def drawn(
+    geometry: Geometry = SAME,
+    peephole: str | None = "channel",
+    optional: bool = True,
+    seed: int = 0,
+) -> Arguments:
+    """Float64 arguments at the scale of a freshly initialised network; optional: bias, states."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    gates, state = 4 * HIDDEN, (BATCH, HIDDEN, *geometry.size())
+    kernel = geometry.kernel
+    peephole_size = {None: None, "channel": (), "spatial": geometry.size()}[peephole]
+    return {
+        "x": draw(STEPS, BATCH, INPUT_CHANNELS if kernel else gates, *FRAME),
+        "weight_ih": draw(gates, INPUT_CHANNELS, *kernel, scale=0.3) if kernel else None,
+        "weight_hh": draw(gates, HIDDEN, 3, 3, scale=0.2),
+        "bias": draw(gates, scale=0.5) if optional else None,
+        "weight_ch": None if peephole_size is None else draw(3, HIDDEN, *peephole_size, scale=0.3),
+        "h_0": draw(*state, scale=0.5) if optional else None,
+        "c_0": draw(*state, scale=0.5) if optional else None,
+    }
+
+
+def cast(arguments: Arguments, dtype: torch.dtype, c_0: torch.dtype | None = None) -> Arguments:
+    """Leaves of another dtype that need gradients."""
+    return {
+        name: None
+        if value is None
+        else value.detach().to(c_0 if name == "c_0" and c_0 else dtype).requires_grad_()
+        for name, value in arguments.items()
+    }
+
+
+def run(arguments: Arguments, **options: object) -> tuple[Tensor, Tensor, Tensor]:
+    *others, h_0, c_0 = (arguments[name] for name in NAMES)
+    state = None if h_0 is None else (h_0, c_0)
+    output, (h_n, c_n) = functional.conv_lstm(*others, state, **options)
+    return output, h_n, c_n
+
+
+def results_and_gradients(
+    arguments: Arguments, function=run, layout=None, **options: object
+) -> dict[str, Tensor]:
+    """Everything a call gives: the three results and the gradient of every argument."""
+    results = function(arguments, **options)
+    generator = torch.Generator().manual_seed(1)
+    incoming = [
+        torch.randn(result.shape, dtype=torch.float64, generator=generator).to(result.dtype)
+        for result in results
+    ]
+    incoming = incoming if layout is None else [layout(grad) for grad in incoming]
+    leaves = {name: value for name, value in arguments.items() if value is not None}
+    grads = torch.autograd.grad(results, tuple(leaves.values()), incoming)
+    found = dict(zip(("output", "h_n", "c_n"), results, strict=True))
+    found |= {f"grad of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+    return {name: value.detach() for name, value in found.items()}
+
+
+def assert_same(found: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        assert found[name].dtype == value.dtype, name
+        assert found[name].shape == value.shape, name
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@every_geometry
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
+@pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
+def test_engines_agree_over_input_geometry(
+    geometry: Geometry, recompute: bool, peephole: str | None
+) -> None:
+    """Results and all gradients in float64, whether the input convolution is fused or not."""
+    arguments = cast(drawn(geometry, peephole), torch.float64)
+    options = {**geometry.options(), "recompute": recompute}
+    exact = results_and_gradients(arguments, backend="reference", **options)
+    assert exact["h_n"].shape[2:] == geometry.size()
+    assert_same(results_and_gradients(arguments, backend="cpp", **options), exact)
+
+
+@fused_or_not
+@pytest.mark.parametrize("output_peephole", ["previous", "current"])
+@pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
+@pytest.mark.parametrize("optional", [True, False], ids=["states_and_bias", "bare"])
+def test_engines_agree_over_equations(
+    geometry: Geometry, output_peephole: str, peephole: str | None, optional: bool
+) -> None:
+    """Every kind of peephole, with and without states and bias."""
+    arguments = cast(drawn(geometry, peephole, optional), torch.float64)
+    options = {**geometry.options(), "output_peephole": output_peephole}
+    exact = results_and_gradients(arguments, backend="reference", **options)
+    assert_same(results_and_gradients(arguments, backend="cpp", **options), exact)
+
+
+def strewn(tensor: Tensor) -> Tensor:
+    """Dimensions laid out in reverse order, with NaN between the elements."""
+    order = tuple(reversed(range(tensor.dim())))
+    mirrored = tensor.permute(order)
+    return torch.stack([mirrored, torch.full_like(mirrored, torch.nan)], -1)[..., 0].permute(order)
+
+
+@every_engine
+@pytest.mark.parametrize(
+    "name", ["same", "same_even", "pair", "more_than_kernel", "stride", "ready_made_gates"]
+)
+def test_any_strides(backend: str, name: str) -> None:
+    """Arguments and incoming gradients of any layout give what dense ones do."""
+    geometry = GEOMETRIES[name]
+    dense = cast(drawn(geometry, "spatial"), torch.float64)
+    strided = {
+        name: None if value is None else strewn(value.detach()).requires_grad_()
+        for name, value in dense.items()
+    }
+    exact = results_and_gradients(dense, backend="reference", **geometry.options())
+    found = results_and_gradients(strided, layout=strewn, backend=backend, **geometry.options())
+    assert_same(found, exact)
+
+
+@every_geometry
+@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
+def test_error_in_single_precision(geometry: Geometry, recompute: bool) -> None:
+    """At most twice the error that the reference, plain PyTorch, has in float32.
+
+    The error is a mean square over several draws: in a single one of so few numbers, the error of
+    either engine can be small by luck.
+    """
+    options = {**geometry.options(), "recompute": recompute}
+    usual, found = Counter(), Counter()
+    for seed in range(DRAWS):
+        rounded = cast(cast(drawn(geometry, "spatial", seed=seed), torch.float32), torch.float64)
+        single = cast(rounded, torch.float32)
+        exact = results_and_gradients(rounded, backend="reference", **options)
+        for errors, backend in ((usual, "reference"), (found, "cpp")):
+            for name, value in results_and_gradients(single, backend=backend, **options).items():
+                errors[name] += (value.double() - exact[name]).square().sum().item()
+    for name, error in usual.items():
+        assert found[name] ** 0.5 <= 2 * error**0.5, name
+
+
+@fused_or_not
+def test_auto_is_the_fused_engine(geometry: Geometry) -> None:
+    """On the CPU the default gives the bits of backend="cpp"."""
+    arguments = cast(drawn(geometry), torch.float32)
+    exact = results_and_gradients(arguments, backend="cpp", **geometry.options())
+    found = results_and_gradients(arguments, **geometry.options())
+    for name, value in exact.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@every_engine
+@fused_or_not
+def test_half_types(dtype: torch.dtype, backend: str, geometry: Geometry) -> None:
+    """c_n is float32; c_0 may be of either type, with the same bits; gradients as the arguments."""
+    halves = cast(drawn(geometry), dtype)
+    options = {**geometry.options(), "backend": backend}
+    found = results_and_gradients(halves, **options)
+    assert (found["output"].dtype, found["c_n"].dtype) == (dtype, torch.float32)
+    for name, value in halves.items():
+        assert found[f"grad of {name}"].dtype == dtype, name
+        assert found[f"grad of {name}"].shape == value.shape, name
+    wide = results_and_gradients(
+        {**halves, **cast({"c_0": halves["c_0"]}, torch.float32)}, **options
+    )
+    assert wide["grad of c_0"].dtype == torch.float32
+    for name, value in found.items():
+        assert torch.equal(wide[name].to(value.dtype), value), name
+
+
+@fused_or_not
+def test_no_double_backward_of_the_fused_engine(geometry: Geometry) -> None:
+    """A second derivative is refused with the remedy, and the remedy works."""
+    arguments = cast(drawn(geometry), torch.float64)
+    weight = arguments["weight_hh"]
+
+    def penalty(backend: str) -> Tensor:
+        output, _, _ = run(arguments, backend=backend, **geometry.options())
+        (grad,) = torch.autograd.grad(output.square().sum(), arguments["x"], create_graph=True)
+        return grad.square().sum()
+
+    with pytest.raises(RuntimeError, match='backend="reference"'):
+        torch.autograd.grad(penalty("cpp"), weight)
+    (found,) = torch.autograd.grad(penalty("reference"), weight)
+    assert found.shape == weight.shape
+    assert found.norm() > 0
+
+
+@every_engine
+@fused_or_not
+def test_no_grad(backend: str, geometry: Geometry) -> None:
+    """Without gradients: the same bits, and no graph."""
+    arguments = cast(drawn(geometry), torch.float32)
+    options = {**geometry.options(), "backend": backend}
+    expected = run(arguments, **options)
+    with torch.no_grad():
+        found = run(arguments, **options)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+        assert other.requires_grad
+        assert not one.requires_grad
+
+
+@every_engine
+@fused_or_not
+def test_autocast(backend: str, geometry: Geometry) -> None:
+    """The bits of a call with bfloat16 arguments and c_0 float32; float64 is left alone."""
+    single = cast(drawn(geometry), torch.float32)
+    halves = cast(drawn(geometry), torch.bfloat16, c_0=torch.float32)
+    double = cast(drawn(geometry), torch.float64)
+    options = {**geometry.options(), "backend": backend}
+    exact = results_and_gradients(halves, **options)
+    untouched = results_and_gradients(double, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results_and_gradients(single, **options)
+        in_double = results_and_gradients(double, **options)
+    assert (found["output"].dtype, found["c_n"].dtype) == (torch.bfloat16, torch.float32)
+    for name, value in exact.items():
+        assert torch.equal(found[name].to(value.dtype), value), name
+        if name.startswith("grad"):
+            assert found[name].dtype == torch.float32, name
+    assert_same(in_double, untouched)
+
+
+@every_engine
+@fused_or_not
+def test_compile(backend: str, geometry: Geometry) -> None:
+    """torch.compile(fullgraph=True) traces through, checks included, forward and backward."""
+    arguments = cast(drawn(geometry), torch.float64)
+    options = {**geometry.options(), "backend": backend}
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    exact = results_and_gradients(arguments, **options)
+    assert_same(results_and_gradients(arguments, compiled, **options), exact)
+
+
+def test_transforms_of_the_reference() -> None:
+    """torch.func.grad, jvp and vmap go through, with the values autograd and a loop give."""
+    arguments = drawn()
+    x, direction = arguments["x"], torch.ones_like(arguments["x"])
+
+    def loss(x: Tensor) -> Tensor:
+        return run({**arguments, "x": x}, backend="reference")[0].square().sum()
+
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected, rtol=1e-10, atol=1e-10)
+    _, slope = torch.func.jvp(loss, (x,), (direction,))
+    torch.testing.assert_close(slope, expected.sum(), rtol=1e-10, atol=1e-10)
+    several = torch.stack([x, -x])
+    losses = torch.stack([loss(x), loss(-x)])
+    torch.testing.assert_close(torch.func.vmap(loss)(several), losses, rtol=1e-10, atol=1e-10)
+
+
+@every_geometry
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_shapes_on_the_meta_device(geometry: Geometry, backend: str) -> None:
+    """Without data the reference still gives shapes and dtypes, and so does "auto"."""
+    arguments = {
+        name: None if value is None else value.to("meta", torch.bfloat16)
+        for name, value in drawn(geometry, "spatial").items()
+    }
+    output, h_n, c_n = run(arguments, backend=backend, **geometry.options())
+    state = (BATCH, HIDDEN, *geometry.size())
+    assert (output.shape, h_n.shape, c_n.shape) == ((STEPS, *state), state, state)
+    assert (output.dtype, h_n.dtype, c_n.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert output.device.type == h_n.device.type == c_n.device.type == "meta"
+
+
+def zeros(*shape: int, **kind: object) -> Tensor:
+    return torch.zeros(shape, **kind)
+
+
+# A valid call: 3 steps, 2 sequences, 3 channels, 5 x 6 pixels, 2 hidden channels.
+VALID = {
+    "x": zeros(3, 2, 3, 5, 6),
+    "weight_ih": zeros(8, 3, 3, 3),
+    "weight_hh": zeros(8, 2, 3, 3),
+    "bias": zeros(8),
+    "weight_ch": zeros(3, 2, 5, 6),
+    "state": (zeros(2, 2, 5, 6), zeros(2, 2, 5, 6)),
+}
+H_0, C_0 = VALID["state"]
+GATES = {"x": zeros(3, 2, 8, 5, 6), "weight_ih": None}
+META, DOUBLE = {"device": torch.device("meta")}, {"dtype": torch.float64}
+HALF = {
+    name: tuple(t.bfloat16() for t in value) if name == "state" else value.bfloat16()
+    for name, value in VALID.items()
+}
+ODD = r"expected odd sizes"
+DEFAULTS = "expected the defaults: without weight_ih there is no input convolution"
+NOT_ZERO = "none of them 0"
+
+REFUSED = (
+    # choices
+    ({"output_peephole": "next"}, ValueError, "output_peephole: got 'next', expected \"previous\""),
+    ({"recompute": 1}, TypeError, "recompute: got 1, expected True or False"),
+    ({"backend": "fast"}, ValueError, "backend: got 'fast', expected one of 'auto', 'cpp', 'ref"),
+    # types
+    ({"x": None}, TypeError, "x: got None, expected a tensor"),
+    ({"weight_ih": 3}, TypeError, "weight_ih: got 3, expected a tensor"),
+    ({"weight_hh": None}, TypeError, "weight_hh: got None, expected a tensor"),
+    ({"bias": True}, TypeError, "bias: got True, expected a tensor"),
+    ({"weight_ch": "no"}, TypeError, "weight_ch: got 'no', expected a tensor"),
+    ({"state": H_0}, TypeError, r"state: got a tensor of shape \(2, 2, 5, 6\), expected two te"),
+    ({"state": (H_0,)}, TypeError, r"state: got a tuple of 1, expected two tensors \(h_0, c_0\)"),
+    ({"state": (None, C_0)}, TypeError, "h_0: got None, expected a tensor"),
+    ({"state": (H_0, 0.0)}, TypeError, "c_0: got 0.0, expected a tensor"),
+    # dtypes
+    ({"x": zeros(1, dtype=torch.int64)}, TypeError, "x: got torch.int64, expected float32, float"),
+    ({"weight_ih": zeros(8, 3, 3, 3, **DOUBLE)}, TypeError, "weight_ih: got torch.float64, expec"),
+    ({"weight_hh": VALID["weight_hh"].half()}, TypeError, "got torch.float16, expected torch.flo"),
+    ({"bias": zeros(8, **DOUBLE)}, TypeError, "bias: got torch.float64, expected torch.float32"),
+    ({"weight_ch": zeros(3, 2, **DOUBLE)}, TypeError, "weight_ch: got torch.float64, expected to"),
+    ({"state": (H_0.half(), C_0)}, TypeError, "h_0: got torch.float16, expected torch.float32"),
+    ({"state": (H_0, C_0.double())}, TypeError, "c_0: got torch.float64, expected torch.float32"),
+    ({**HALF, "bias": zeros(8)}, TypeError, "bias: got torch.float32, expected torch.bfloat16"),
+    ({**HALF, "state": (H_0, C_0)}, TypeError, "h_0: got torch.float32, expected torch.bfloat16"),
+    # devices
+    ({"weight_ih": zeros(8, 3, 3, 3, **META)}, ValueError, "weight_ih: got a tensor on meta, expe"),
+    ({"weight_hh": zeros(8, 2, 3, 3, **META)}, ValueError, "weight_hh: got a tensor on meta, expe"),
+    ({"state": (H_0, C_0.to("meta"))}, ValueError, "c_0: got a tensor on meta, expected cpu as x"),
+    ({"x": VALID["x"].to("meta")}, ValueError, "weight_hh: got a tensor on cpu, expected meta as"),
+    # shapes of frames and weights
+    ({"x": zeros(2, 3, 5, 6)}, ValueError, r"x: got shape \(2, 3, 5, 6\), expected \(T, B, chann"),
+    ({"x": zeros(0, 2, 3, 5, 6)}, ValueError, rf"x: got shape \(0, 2, 3, 5, 6\).*{NOT_ZERO}"),
+    ({"x": zeros(3, 2, 3, 5, 0)}, ValueError, rf"x: got shape \(3, 2, 3, 5, 0\).*{NOT_ZERO}"),
+    ({"x": zeros(3, 2, 4, 5, 6)}, ValueError, "x: got 4 channels, expected 3 as in weight_ih"),
+    ({"weight_ih": None}, ValueError, "x: got 3 channels, expected 8: without weight_ih they are"),
+    ({"weight_ih": zeros(8, 3, 3)}, ValueError, r"weight_ih: got shape \(8, 3, 3\), expected \(4"),
+    ({"weight_ih": zeros(8, 3, 0, 3)}, ValueError, rf"weight_ih: got shape .*{NOT_ZERO}"),
+    ({"weight_ih": zeros(12, 3, 3, 3)}, ValueError, "weight_ih: got 12 rows, expected 8 as in we"),
+    ({"weight_hh": zeros(8, 3, 3, 3)}, ValueError, r"weight_hh: got shape \(8, 3, 3, 3\), expect"),
+    ({"weight_hh": zeros(0, 0, 3, 3)}, ValueError, rf"weight_hh: got shape \(0, 0.*{NOT_ZERO}"),
+    ({"weight_hh": zeros(8, 2, 2, 3)}, ValueError, rf"weight_hh: got a kernel of \(2, 3\), {ODD}"),
+    ({"weight_hh": zeros(8, 2, 3, 4)}, ValueError, rf"weight_hh: got a kernel of \(3, 4\), {ODD}"),
+    ({"bias": zeros(2)}, ValueError, r"bias: got shape \(2,\), expected \(8,\)"),
+    # input convolution
+    ({"padding": "full"}, ValueError, 'padding: got \'full\', expected "same", "valid" or whole'),
+    ({"padding": 0.5}, TypeError, "padding: got 0.5, expected a whole number"),
+    ({"stride": 2}, ValueError, r'padding: got "same" with stride \(2, 2\), expected "valid"'),
+    ({"dilation": (1, 2, 3)}, ValueError, r"dilation: got \(1, 2, 3\), expected one whole number"),
+    (
+        {"weight_ih": zeros(8, 3, 6, 3), "padding": "valid"},
+        ValueError,
+        r"x: got frames of 5 x 6 pixels, too small for a kernel of \(6, 3\)",
+    ),
+    ({**GATES, "padding": 1}, ValueError, rf"padding, stride, dilation: got 1, 1, 1, {DEFAULTS}"),
+    ({**GATES, "padding": 0, "stride": 2}, ValueError, rf"got 0, 2, 1, {DEFAULTS}"),
+    ({**GATES, "dilation": 3}, ValueError, rf"got 'same', 1, 3, {DEFAULTS}"),
+    # shapes of states
+    ({"weight_ch": zeros(3, 2, 6, 5)}, ValueError, r"\(3, 2, 6, 5\), expected .* \(3, 2, 5, 6\)"),
+    ({"padding": 0}, ValueError, r"weight_ch: got shape .* or \(3, 2, 3, 4\)"),
+    ({"state": (H_0[:1], C_0)}, ValueError, r"h_0: got shape \(1, 2.*, expected \(2, 2, 5, 6\)"),
+    ({"state": (H_0, C_0[0])}, ValueError, r"c_0: got shape \(2, 5, 6\), expected \(2, 2, 5, 6\)"),
+)
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED, ids=[case[2] for case in REFUSED])
+@every_engine
+def test_wrong_arguments(
+    change: dict[str, object], error: type[Exception], message: str, backend: str
+) -> None:
+    """The message names the argument, what came and what was expected, whatever the engine."""
+    functional.conv_lstm(**{**VALID, "backend": backend})
+    with pytest.raises(error, match=message):
+        functional.conv_lstm(**{**VALID, "backend": backend, **change})
+
+
+def test_fused_engine_refuses_other_devices() -> None:
+    """A known engine on a device that it does not serve: the message has both."""
+    arguments = {
+        name: None if value is None else value.to("meta") for name, value in drawn().items()
+    }
+    with pytest.raises(RuntimeError, match=r"backend 'cpp' runs .* on cpu, got .* on meta"):
+        run(arguments, backend="cpp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight_hh": zeros(8, 2, 3, 3, **DOUBLE)}, "weight_hh: got torch.float64, .*bfloat16"),
+        ({"bias": zeros(8, dtype=torch.int32)}, "bias: got torch.int32, .* torch.bfloat16"),
+        ({"state": (H_0, C_0.double())}, "c_0: got torch.float64, .* torch.bfloat16"),
+    ],
+    ids=["weight_hh", "bias", "c_0"],
+)
+def test_what_autocast_does_not_cast(change: dict[str, object], message: str) -> None:
+    """Under autocast dtypes may be mixed, but only those that it casts."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = functional.conv_lstm(**{**VALID, "weight_hh": HALF["weight_hh"]})
+        with pytest.raises(TypeError, match=message):
+            functional.conv_lstm(**{**VALID, **change})
+    assert output.dtype == torch.bfloat16
+
+
+def test_lists_are_pairs() -> None:
+    """A list of two does as state, padding, stride and dilation."""
+    options = {"padding": [1, 1], "stride": [1, 1], "dilation": [1, 1]}
+    output, state = functional.conv_lstm(**{**VALID, "state": [H_0, C_0]}, **options)
+    assert output.shape == (3, 2, 2, 5, 6)
+    assert [part.shape for part in state] == [(2, 2, 5, 6)] * 2
