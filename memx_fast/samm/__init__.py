@@ -1,0 +1,21 @@
+"""Micro-expression laboratory: from annotated high-speed video of faces to a judged classifier.
+
+The data half reads the SAMM release, or the built-in data set drawn in the same format:
+``annotations`` (the workbook), ``sampling`` (which frames of a clip), ``frames`` (image files),
+``faces`` (where to crop), ``dataset`` (all of it in one call), ``cache`` (done once), ``synthetic``
+(the built-in data).
+
+The learning half is ``labels`` (tasks), ``folds``, ``augmentation``, ``network``, ``training`` (one
+fold), ``metrics``, ``report``, ``plots``, and ``runs`` (what is kept of a run, and how it goes on).
+"""
+
+import importlib.util
+
+_NEEDED = ("cv2", "matplotlib", "openpyxl", "sklearn", "tqdm")
+
+_missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+if _missing:
+    raise ImportError(
+        f"memx_fast.samm needs {', '.join(_missing)}: install the extra, "
+        "pip install --no-build-isolation 'memx_fast[samm]'"
+    )

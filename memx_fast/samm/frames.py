@@ -1,0 +1,162 @@
+"""The image files of a clip: ``<root>/<subject>/<clip>/<subject>_<number>.jpg``.
+
+The number counts the frames of the recording that the clip was cut from, and is padded with zeros
+to four digits in some files and to five in others. Names are therefore never built, only listed
+and read: the last run of digits in a name is its frame number.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from memx_fast.samm.annotations import LEFT_OUT, Clip, Defect
+
+Image = npt.NDArray[np.uint8]
+"""One decoded frame, (H, W) in greys or (H, W, 3) in red, green and blue, values 0 to 255."""
+
+REACH = 3
+"""How far away (15 ms at 200 frames a second) another frame may stand in for a missing one."""
+
+_SUFFIXES = (".jpg", ".jpeg")
+_LAST_DIGITS = re.compile(r"(\d+)\D*$")
+_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR_RGB}
+
+
+def folder(root: Path, clip: Clip) -> Path:
+    """Where the frames of a clip are."""
+    return root / clip.subject / clip.name
+
+
+def index(path: Path) -> dict[int, Path]:
+    """The frames in a folder by their numbers; empty if it has none or does not exist.
+
+    Hidden files and other files than JPEG are passed over. Of two files with the same number
+    (padded differently) the first in alphabetical order counts.
+    """
+    if not path.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for file in sorted(path.iterdir()):
+        number = _LAST_DIGITS.search(file.stem)
+        if file.name.startswith(".") or file.suffix.lower() not in _SUFFIXES or not number:
+            continue
+        found.setdefault(int(number[1]), file)
+    return found
+
+
+def decode(path: Path, channels: int = 1) -> Image:
+    """Read one image file.
+
+    Args:
+        path: a file in any format that OpenCV knows; the name may hold any characters.
+        channels: 1 for greys, whatever the file stores, or 3 for red, green, blue.
+
+    Returns:
+        uint8 (H, W), or (H, W, 3).
+
+    Raises:
+        ValueError: ``channels`` is neither, or the file is no whole image.
+        OSError: the file cannot be opened.
+    """
+    if channels not in _FLAGS:
+        raise ValueError(f"channels: got {channels}, expected 1 (grey) or 3 (colour)")
+    # Not cv2.imread: it cannot open every name on every system, and does not say why it failed.
+    encoded = np.fromfile(path, dtype=np.uint8)
+    image: Any = cv2.imdecode(encoded, _FLAGS[channels]) if encoded.size else None
+    if image is None:
+        raise ValueError(f"{path} ({encoded.size} bytes) is no readable image")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def read(
+    root: Path, clip: Clip, numbers: list[int], *, channels: int = 1
+) -> tuple[list[Image] | None, list[Defect]]:
+    """Decode chosen frames of a clip; one that is missing is replaced by its nearest neighbour.
+
+    The rules, by kind of defect:
+
+    - *no frames*: the folder of the clip is missing or holds no frame: the clip is left out.
+    - *missing frame*, *unreadable frame*: the nearest readable frame at most :data:`REACH` away (of
+      two equally near ones, the earlier) is used; if there is none, the clip is left out.
+    - *frame size*: the frames differ in size: the clip is left out.
+
+    Args:
+        root: folder of the data set.
+        clip: whose frames.
+        numbers: frame numbers; may repeat.
+        channels: 1 for greys, 3 for red, green, blue.
+
+    Returns:
+        One image a number, all of one size, or None if the clip is left out; and the defects.
+    """
+    path = folder(root, clip)
+    files = index(path)
+    if not files:
+        state = "has no JPEG frames" if path.is_dir() else "does not exist"
+        message = f"{path} {state}; copy the clip's frames there"
+        return None, [Defect(clip.name, "no frames", message, LEFT_OUT)]
+
+    reader = _Reader(clip, path, files, channels)
+    images = [reader.read(number) for number in numbers]
+    whole = [image for image in images if image is not None]
+    if len(whole) < len(images):
+        return None, reader.defects
+    sizes = {image.shape for image in whole}
+    if len(sizes) > 1:
+        listing = " and ".join(f"{shape[1]}x{shape[0]}" for shape in sorted(sizes))
+        message = f"frames in {path} differ in size: {listing}; restore the original files"
+        return None, [*reader.defects, Defect(clip.name, "frame size", message, LEFT_OUT)]
+    return whole, reader.defects
+
+
+class _Reader:
+    """Decodes frames of one clip, each at most once, and collects what is wrong with them."""
+
+    def __init__(self, clip: Clip, path: Path, files: dict[int, Path], channels: int) -> None:
+        self.defects: list[Defect] = []
+        self._clip = clip
+        self._path = path
+        self._files = files
+        self._channels = channels
+        self._decoded: dict[int, Image | None] = {}
+        self._substitutes: dict[int, Image | None] = {}
+
+    def read(self, number: int) -> Image | None:
+        """The frame, or the one that stands in for it; None if there is neither."""
+        image = self._decode(number)
+        if image is not None:
+            return image
+        if number not in self._substitutes:
+            self._substitutes[number] = self._substitute(number)
+        return self._substitutes[number]
+
+    def _decode(self, number: int) -> Image | None:
+        if number not in self._decoded:
+            try:
+                self._decoded[number] = decode(self._files[number], self._channels)
+            except (KeyError, OSError, ValueError):
+                self._decoded[number] = None
+        return self._decoded[number]
+
+    def _substitute(self, number: int) -> Image | None:
+        nearby = [number + side * distance for distance in range(1, REACH + 1) for side in (-1, 1)]
+        stand_in = next((other for other in nearby if self._decode(other) is not None), None)
+        if number in self._files:
+            kind = "unreadable frame"
+            message = f"{self._files[number]} is damaged; copy it again"
+        else:
+            kind = "missing frame"
+            message = f"frame {number} is not in {self._path}; copy it again"
+        if stand_in is None:
+            message += f" (nor is any frame within {REACH} of it readable)"
+            repair = LEFT_OUT
+        else:
+            repair = f"frame {stand_in} is used"
+        self.defects.append(Defect(self._clip.name, kind, message, repair))
+        return None if stand_in is None else self._decoded[stand_in]

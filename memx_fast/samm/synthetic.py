@@ -1,0 +1,204 @@
+"""The built-in data set: drawn faces in exactly the format of the SAMM release.
+
+159 clips of 29 drawn people with the published counts of subjects and emotions, a workbook with its
+preamble and its two wrong apexes, one folder of JPEG frames a clip. It is for trying, teaching and
+testing; results on it say nothing about SAMM.
+
+With ``motion=0`` the muscles keep still and everything else stays as it was: whoever still
+recognises an emotion then has found a leak.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from memx_fast.samm import synthetic_table
+from memx_fast.samm.synthetic_cast import cast
+from memx_fast.samm.synthetic_scene import Course, Person
+from memx_fast.samm.synthetic_table import PlannedClip
+
+VERSION = 1
+"""Raised whenever the same settings draw other frames."""
+
+MARKER = "memx_fast_built_in.json"
+"""File in the folder of a finished data set that says how it was made."""
+
+FULL_SIZE = (2040, 1088)
+"""Width and height of SAMM's frames, pixels."""
+
+_SMALLEST_FRAME = 96
+_STRONGEST_MOTION = 2.0
+_JPEG_QUALITY = 90
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """All that decides what the files contain."""
+
+    frame_size: tuple[int, int]
+    motion: float
+    seed: int
+    full_size_clips: int
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(side, int) for side in self.frame_size)
+        if not whole or len(self.frame_size) != 2 or min(self.frame_size) < _SMALLEST_FRAME:
+            raise ValueError(
+                f"frame_size: got {self.frame_size}, expected (width, height), "
+                f"both whole numbers of at least {_SMALLEST_FRAME} pixels"
+            )
+        if not 0 <= self.motion <= _STRONGEST_MOTION:
+            raise ValueError(
+                f"motion: got {self.motion}, expected a number from 0 to {_STRONGEST_MOTION}"
+            )
+        for name in ("seed", "full_size_clips"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: got {value!r}, expected a whole number >= 0")
+
+    def marker(self) -> str:
+        """The text of the marker file."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n"
+
+
+def generate(
+    root: str | os.PathLike[str],
+    *,
+    frame_size: tuple[int, int] = (340, 272),
+    motion: float = 1.0,
+    seed: int = 0,
+    full_size_clips: int = 0,
+    workers: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Write the built-in data set.
+
+    The same settings give the same files, however many threads write them. A folder that already
+    holds the data set with these settings is left as it is. The data is written beside ``root`` and
+    moved there when complete, so that ``root`` is never half a data set.
+
+    Args:
+        root: folder to make; what is above it is made as well.
+        frame_size: width and height of the frames, pixels, both at least 96.
+        motion: strength of the facial movement: at 1 the apex is 1 to 3.5 pixels of a 90x90 crop
+            away from rest, at 0 not at all; at most 2.
+        seed: other people, clips and noise for every number.
+        full_size_clips: so many of the clips, the first ones, have frames of 2040x1088 pixels.
+        workers: threads; by default one a processor this process may use.
+        progress: show a bar.
+
+    Raises:
+        ValueError: a setting is out of range, or ``root`` holds something else.
+    """
+    settings = _Settings(frame_size, float(motion), seed, full_size_clips)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: got {workers}, expected at least 1")
+    root = Path(root).absolute()
+    if _is_finished(root, settings):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        unfinished.mkdir()
+        _write(unfinished, settings, workers or len(os.sched_getaffinity(0)), progress)
+        try:
+            os.replace(unfinished, root)
+        except OSError:
+            # Another process may have finished the same data set in the meantime.
+            if not _is_finished(root, settings):
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    _log.info("wrote the built-in data set to %s", root)
+
+
+def _is_finished(root: Path, settings: _Settings) -> bool:
+    """Whether ``root`` holds the data set already; an error if it holds anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    marker = root / MARKER
+    if not marker.is_file():
+        raise ValueError(
+            f"root: {root} exists and is not the built-in data set; choose another folder"
+        )
+    if marker.read_text(encoding="utf-8") != settings.marker():
+        raise ValueError(
+            f"root: {root} holds the built-in data set with other settings (see {marker}); "
+            "delete it or choose another folder"
+        )
+    return True
+
+
+def _write(root: Path, settings: _Settings, workers: int, progress: bool) -> None:
+    planned = synthetic_table.plan(settings.seed)
+    synthetic_table.write_workbook(root / synthetic_table.WORKBOOK, planned)
+    full_size = planned[: settings.full_size_clips]
+    people = cast(settings.seed, [row.clip for row in planned])
+    jobs = [
+        (people[subject], size, [row for row in rows if row.clip.subject == subject])
+        for size, rows in (
+            (FULL_SIZE, full_size),
+            (settings.frame_size, planned[len(full_size) :]),
+        )
+        for subject in people
+    ]
+    # The longest first, so that no thread is left alone with a long one at the end.
+    jobs.sort(key=lambda job: -job[1][0] * job[1][1] * len(job[2]))
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(planned), desc="drawing clips", unit="clip", disable=not progress) as bar,
+    ):
+        tasks = [pool.submit(_write_subject, root, settings, *job) for job in jobs]
+        try:
+            for task in as_completed(tasks):
+                bar.update(task.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    (root / MARKER).write_text(settings.marker(), encoding="utf-8")
+
+
+def _write_subject(
+    root: Path,
+    settings: _Settings,
+    looks: list[int],
+    size: tuple[int, int],
+    rows: list[PlannedClip],
+) -> int:
+    """Write some clips of one person, and return how many."""
+    if not rows:
+        return 0
+    person = Person(size, looks)
+    for row in rows:
+        clip = row.clip
+        folder = root / clip.subject / clip.name
+        folder.mkdir(parents=True)
+        course = Course(
+            frames=clip.offset - clip.onset + 1,
+            apex=clip.apex - clip.onset,
+            expression=row.expression,
+            strength=settings.motion * row.strength,
+            blink=row.blink,
+            glance=row.glance,
+            head_movement=row.head_movement,
+        )
+        # A seed that names the clip: nothing may depend on the order of work.
+        film = person.film(course, [settings.seed, 3, *map(int, clip.name.split("_"))])
+        for number, frame in enumerate(film, start=clip.onset):
+            encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            if not encoded:
+                raise RuntimeError(f"OpenCV cannot encode a frame of {frame.shape}")
+            data.tofile(folder / f"{clip.subject}_{number:0{row.digits}d}.jpg")
+    return len(rows)
