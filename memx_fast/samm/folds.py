@@ -1,0 +1,83 @@
+"""Splits that keep every subject on one side and the classes as even as that allows.
+
+Both cannot hold exactly: in SAMM eight people share all happy clips, seven of them in one person
+alone. The split taken is the most even of many.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
+
+from memx_fast.samm.labels import Integers
+
+_ATTEMPTS = 30
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Indices of clips; no subject is in two of the parts.
+
+    Attributes:
+        training: what the network learns from.
+        validation: what decides when it stops.
+        test: what it is judged by.
+    """
+
+    training: Integers
+    validation: Integers
+    test: Integers
+
+
+def split(
+    labels: Integers, subjects: npt.NDArray[np.str_], count: int = 5, seed: int = 0
+) -> list[Fold]:
+    """Deal all clips out to ``count`` folds, each the test part once.
+
+    What is not in the test part is dealt out again in the same way, and one of the parts becomes
+    the validation part.
+
+    Args:
+        labels: class of every clip, (N,).
+        subjects: who is in it, (N,).
+        count: number of folds, at least 2.
+        seed: which splits are tried.
+
+    Raises:
+        ValueError: there are fewer subjects than folds.
+    """
+    folds = []
+    for number, test in enumerate(_deal(labels, subjects, count, seed)):
+        rest = np.setdiff1d(np.arange(len(labels)), test)
+        inner = _deal(labels[rest], subjects[rest], count, seed)
+        validation = rest[inner[number]]
+        folds.append(Fold(np.setdiff1d(rest, validation), validation, test))
+    return folds
+
+
+def _deal(
+    labels: Integers, subjects: npt.NDArray[np.str_], count: int, seed: int
+) -> list[Integers]:
+    """``count`` groups of clips, the most even of some attempts."""
+    people = len(np.unique(subjects))
+    if not 2 <= count <= people:
+        raise ValueError(f"folds: got {count} for {people} subjects, expected from 2 to {people}")
+    attempts = []
+    for attempt in range(_ATTEMPTS):
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed + attempt)
+        with warnings.catch_warnings():
+            # It warns of classes smaller than the number of folds; nothing can be done about them.
+            warnings.simplefilter("ignore", UserWarning)
+            attempts.append([test for _, test in splitter.split(labels, labels, subjects)])
+    return min(attempts, key=lambda groups: _unevenness(labels, groups))
+
+
+def _unevenness(labels: Integers, groups: list[Integers]) -> float:
+    """Chi-squared distance of the classes' counts in the groups from equal shares."""
+    counts = np.stack([np.bincount(labels[group], minlength=labels.max() + 1) for group in groups])
+    expected = np.maximum(counts.sum(axis=0) / len(groups), np.finfo(float).tiny)
+    return float((np.square(counts - expected) / expected).sum())

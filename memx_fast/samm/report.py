@@ -1,0 +1,163 @@
+"""What a run amounts to: tables on the screen and the same, in full, as JSON.
+
+Beside every table stands the line of the classifier that always names the class most frequent in
+its training clips: without it no accuracy on SAMM can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from memx_fast.samm.folds import Fold
+from memx_fast.samm.labels import Integers, Task
+from memx_fast.samm.metrics import Scores, confusion, score
+from memx_fast.samm.training import Outcome
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures of a method as printed in the paper, in percent, None where it gives none."""
+
+    method: str
+    accuracy: float
+    f1: float | None
+    note: str = ""
+
+
+PAPER = "Shukla, Rai and Verlekar 2023, doi:10.1007/978-3-031-27066-6_2"
+
+_ITS_FIGURES = (
+    "its accuracy is the mean of the recalls (UAR) and its F1 the weighted one, over clips that "
+    "include augmented copies"
+)
+
+PUBLISHED: dict[int, tuple[Published, ...]] = {
+    3: (
+        Published("shallow ConvLSTM (the paper)", 78.33, 78.92, _ITS_FIGURES),
+        Published("Bi-WOOF", 58.30, 39.70, "leave one subject out"),
+        Published("OFF-ApexNet", 68.18, 54.23, "leave one subject out"),
+    ),
+    5: (
+        Published("shallow ConvLSTM (the paper)", 67.64, 67.69, _ITS_FIGURES),
+        Published("LBP-TOP", 39.68, 35.89, "a result on CASME II"),
+        Published("truncated AlexNet", 57.35, 46.44, "leave one subject out"),
+        Published("CNN + LSTM", 50.00, 52.44, "a result on CASME II, the two figures swapped"),
+    ),
+    7: (Published("shallow ConvLSTM (the paper)", 72.64, None, _ITS_FIGURES),),
+}
+"""The tables of the paper by the number of classes, and what its figures really are."""
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A fold and what came out of it."""
+
+    fold: Fold
+    outcome: Outcome
+
+    @property
+    def predicted(self) -> Integers:
+        """Label given to every test clip."""
+        predicted: Integers = np.argmax(np.array(self.outcome.probabilities), axis=1)
+        return predicted
+
+    def majority(self, labels: Integers) -> Integers:
+        """The label most frequent among training clips, for every test clip."""
+        most_frequent = np.bincount(labels[self.fold.training]).argmax()
+        return np.full(len(self.fold.test), most_frequent, dtype=np.int64)
+
+
+class Report:
+    """All folds of one run.
+
+    Args:
+        task: the classes.
+        labels: of all clips, (N,).
+        results: one a fold.
+    """
+
+    def __init__(self, task: Task, labels: Integers, results: Sequence[FoldResult]) -> None:
+        self.task = task
+        self.labels = labels
+        self.results = list(results)
+        self.truth = labels[np.concatenate([result.fold.test for result in results])]
+        self.predicted = np.concatenate([result.predicted for result in results])
+        majority = np.concatenate([result.majority(labels) for result in results])
+        self.pooled = score(self.truth, self.predicted)
+        self.majority = score(self.truth, majority)
+        self.confusion = confusion(self.truth, self.predicted, len(task.classes))
+
+    def text(self) -> str:
+        """The tables for the screen, percentages."""
+        return "\n\n".join([self._scores_table(), self._confusion_table(), self._paper_table()])
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain values; shares from 0 to 1, rows of the confusion are the truth."""
+        return {
+            "classes": list(self.task.classes),
+            "pooled": asdict(self.pooled),
+            "majority_class": asdict(self.majority),
+            "confusion": self.confusion.tolist(),
+            "folds": [
+                {
+                    "scores": asdict(self._fold_scores(result)),
+                    "majority_class": asdict(self._fold_majority(result)),
+                    "best_epoch": result.outcome.best_epoch,
+                    "history": [asdict(epoch) for epoch in result.outcome.history],
+                }
+                for result in self.results
+            ],
+            "paper": {
+                "source": PAPER,
+                "figures": [asdict(line) for line in PUBLISHED[len(self.task.classes)]],
+            },
+        }
+
+    def _fold_scores(self, result: FoldResult) -> Scores:
+        return score(self.labels[result.fold.test], result.predicted)
+
+    def _fold_majority(self, result: FoldResult) -> Scores:
+        return score(self.labels[result.fold.test], result.majority(self.labels))
+
+    def _scores_table(self) -> str:
+        lines = [f"{'':28}{'clips':>6}{'accuracy':>10}{'UAR':>8}{'UF1':>8}{'weighted F1':>13}"]
+        for number, result in enumerate(self.results, start=1):
+            epochs = f"best of {len(result.outcome.history)} epochs: {result.outcome.best_epoch}"
+            lines.append(_scores_line(f"fold {number}", self._fold_scores(result)) + f"   {epochs}")
+            lines.append(_scores_line("  majority class", self._fold_majority(result)))
+        lines.append(_scores_line("all folds pooled", self.pooled))
+        lines.append(_scores_line("  majority class", self.majority))
+        return "\n".join(lines)
+
+    def _confusion_table(self) -> str:
+        """Rows are the truth; each cell: share of the row in percent, and clips."""
+        classes = self.task.classes
+        header = "".join(f"{name:>16}" for name in classes)
+        lines = ["confusion: rows are the truth, columns the prediction", f"{'':12}{header}"]
+        for name, row in zip(classes, self.confusion, strict=True):
+            cells = [f"{100 * count / row.sum():.2f} % ({count})" for count in row]
+            lines.append(f"{name:12}" + "".join(f"{cell:>16}" for cell in cells))
+        majority = f"majority class: {100 * self.majority.accuracy:.2f} % of all clips are right"
+        return "\n".join([*lines, majority])
+
+    def _paper_table(self) -> str:
+        lines = [f"as printed in the paper ({PAPER})", f"{'':32}{'accuracy':>10}{'F1':>8}"]
+        for line in PUBLISHED[len(self.task.classes)]:
+            f1 = "" if line.f1 is None else f"{line.f1:.2f}"
+            lines.append(f"{line.method:32}{line.accuracy:10.2f}{f1:>8}   {line.note}")
+        ours, majority = self.pooled, self.majority
+        for name, scores in (("this run: UAR, weighted F1", ours), ("  majority class", majority)):
+            lines.append(f"{name:32}{100 * scores.uar:10.2f}{100 * scores.weighted_f1:8.2f}")
+        return "\n".join(lines)
+
+
+def _scores_line(name: str, scores: Scores) -> str:
+    shares = (scores.accuracy, scores.uar, scores.uf1, scores.weighted_f1)
+    cells = [
+        f"{100 * share:{width}.2f}" for share, width in zip(shares, (10, 8, 8, 13), strict=True)
+    ]
+    return f"{name:28}{scores.clips:6}" + "".join(cells)
