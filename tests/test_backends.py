@@ -1,0 +1,155 @@
+"""Which engine is chosen, why another is not, and what ``python -m memx_fast.info`` says."""
+
+import json
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memx_fast import backends, info
+
+CPU = torch.device("cpu")
+
+RecordWriter = Callable[..., None]
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordWriter]:
+    """Replaces the build record: ``record(torch="2.0.1")`` alters, ``record(None)`` removes it."""
+    genuine = backends.build_record()
+    assert genuine is not None
+    replacement = tmp_path / "_build.json"
+    monkeypatch.setattr(backends, "BUILD_RECORD", replacement)
+
+    def write(*missing: None, **facts: Any) -> None:
+        if not missing:
+            replacement.write_text(json.dumps({**genuine, **facts}))
+
+    forget_decisions()
+    yield write
+    forget_decisions()
+
+
+def forget_decisions() -> None:
+    backends._extension_problem.cache_clear()
+    backends._warn_once.cache_clear()
+
+
+def test_every_engine_is_available_after_a_full_build() -> None:
+    """The engines come fastest first, the compiled one is there: a missing build is a failure."""
+    found = backends.available()
+    assert [backend.name for backend in found] == ["cpp", "reference"]
+    assert all(backend.available for backend in found), found
+    assert backends.load_extension()
+
+
+def test_auto_takes_the_fastest_engine_for_the_device() -> None:
+    """C++ serves the CPU; a device that it does not serve gets plain PyTorch without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.resolve("auto", CPU) == "cpp"
+        assert backends.resolve("auto", torch.device("meta")) == "reference"
+        assert backends.resolve("reference", CPU) == "reference"
+
+
+def test_unknown_backend_is_refused_by_name() -> None:
+    """The message holds what came and every name that would have done."""
+    with pytest.raises(ValueError, match=r"backend: got 'fast', expected one of 'auto', 'cpp', "):
+        backends.resolve("fast", CPU)
+
+
+def test_backend_on_a_device_it_does_not_serve_is_refused() -> None:
+    """An engine that was asked for by name is never replaced silently."""
+    with pytest.raises(RuntimeError, match=r"backend 'cpp' runs tensors on cpu, .* on meta"):
+        backends.resolve("cpp", torch.device("meta"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"torch": "2.0.1"}, r"built with PyTorch 2\.0\.1, this is PyTorch"),
+        ({"torch": "12.13.0"}, r"built with PyTorch 12\.13\.0, this is PyTorch"),
+        ({"extension_suffix": ".cpython-38-x86_64-linux-gnu.so"}, "built for another interpreter"),
+    ],
+)
+def test_extension_built_for_something_else_is_left_alone(
+    record: RecordWriter, change: dict[str, str], reason: str
+) -> None:
+    """It is not imported: "auto" warns once, with the reason and the remedy, and takes PyTorch."""
+    record(**change)
+    assert not backends.load_extension()
+    with pytest.warns(RuntimeWarning, match=reason) as caught:
+        chosen = [backends.resolve("auto", CPU) for _ in range(2)]
+    assert chosen == ["reference", "reference"]
+    assert len(caught) == 1
+    assert "pip install --no-build-isolation" in str(caught[0].message)
+    with pytest.raises(RuntimeError, match=f"backend 'cpp' is not available: .*{reason}"):
+        backends.resolve("cpp", CPU)
+
+
+def test_installation_without_extension_says_how_to_get_it(record: RecordWriter) -> None:
+    """No record, no extension: the reason names the variable that left it out."""
+    record(None)
+    compiled, reference = backends.available()
+    assert not compiled.available
+    assert "MEMX_FAST_NO_EXTENSION" in compiled.reason
+    assert reference.available
+
+
+def test_another_patch_release_of_pytorch_is_accepted(record: RecordWriter) -> None:
+    """The C++ interface is stable within major.minor, whatever the patch level and local label."""
+    major_minor = ".".join(torch.__version__.split(".")[:2])
+    record(torch=f"{major_minor}.99+elsewhere")
+    assert backends.resolve("auto", CPU) == "cpp"
+
+
+def test_record_tells_how_the_extension_was_built() -> None:
+    """The build leaves the facts that the check at import needs, and those that a report needs."""
+    found = backends.build_record()
+    assert found is not None
+    assert found["torch"] == torch.__version__
+    assert found["extension_suffix"] == sysconfig.get_config_var("EXT_SUFFIX")
+    assert found["compiler"]
+    assert "-O3" in found["flags"]
+
+
+def test_resolve_is_a_constant_to_the_compiler() -> None:
+    """A function that chooses its engine compiles into one graph, without a break."""
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def choose(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if backends.resolve("auto", x.device) == "cpp" else x - 1
+
+    assert choose(torch.zeros(())).item() == 1
+
+
+def test_info_as_json_holds_every_fact(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--json`` prints what a report needs, and what it says of the engines is what they do."""
+    assert info.main(["--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["processor"]["name"]
+    assert facts["processor"]["cores"] >= 1
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["devices"][0]["device"] == "cpu"
+    assert facts["devices"][0]["backend"] == "cpp"
+    assert [backend["name"] for backend in facts["backends"]] == ["cpp", "reference"]
+    assert facts["extension"]["instruction_set_in_use"] in ("baseline", "avx2", "avx512")
+
+
+def test_info_as_text_explains_a_missing_engine(
+    record: RecordWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text names the engine that is missing, why, and what is chosen instead; no warning."""
+    record(torch="2.0.1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert info.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["cpp", "no"] and "2.0.1" in line for line in lines)
+    assert any(line.split()[:2] == ["cpu", "reference"] for line in lines)
+    assert "  not loaded; the backends above say why" in lines

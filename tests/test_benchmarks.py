@@ -1,0 +1,266 @@
+"""The benchmark suite measures what it says: checks, rounds, memory, results and report."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import contest, memory, report, results
+from benchmarks.contest import Effort, Entry
+from benchmarks.machine import Machine
+from benchmarks.results import Circumstances, Row
+from benchmarks.rivals import CONTENDERS, Contender, contender_named
+from benchmarks.workloads import WORKLOADS, Problem, Workload, workload_named
+
+ROOT = Path(__file__).parents[1]
+BRIEF = Effort(rounds=3, seconds=0.0, preparation=60.0)
+TINY = Workload("tiny", 2, 3, 3, (8, 8), 6, 7, 3, "tests", peephole="spatial")
+TINY_STREAM = replace(TINY, time=1, peephole=None, kernel_size=5, carries_state=True)
+IN_PYTORCH = [one for one in CONTENDERS if not one.compiled]
+
+MACHINE = Machine("Some CPU, 2 threads", {"float32": 1e11, "bfloat16": 4e11}, 1e10)
+AT = Circumstances(MACHINE, "2.13.0", "2026-01-01", False, TINY, "forward", "float32")
+
+
+class WrongRunner:
+    """The right result of another contender, but for one number in the output."""
+
+    def __init__(self, problem: Problem, dtype: str) -> None:
+        self.right = contender_named("eager").build(problem, dtype)
+
+    def forward(self) -> torch.Tensor:
+        output = self.right.forward()
+        output[0, 0, 0, 0, 0] += 0.1
+        return output
+
+    def training(self) -> torch.Tensor:
+        return self.right.training()
+
+    def gradients(self, grad_output: torch.Tensor) -> list[torch.Tensor]:
+        gradients = self.right.gradients(grad_output)
+        gradients[0][0, 0, 0, 0] += 1.0
+        return gradients
+
+
+class NotingRunner(WrongRunner):
+    """Notes its name when it is called."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name = name
+        self.calls = calls
+
+    def forward(self) -> torch.Tensor:
+        self.calls.append(self.name)
+        return torch.zeros(())
+
+
+def slow_build(problem: Problem, dtype: str) -> WrongRunner:
+    time.sleep(5)
+    return WrongRunner(problem, dtype)
+
+
+def row(**changes: object) -> Row:
+    """A line of the results, by default the one of memx_fast on a real workload."""
+    entry = Entry(contender_named("memx_fast"), error=1e-7, times=[0.01, 0.02, 0.03])
+    at = replace(AT, workload=workload_named("samm"))
+    return replace(results.row_of(entry, entry, at, peak_bytes=3 * 2**20), **changes)
+
+
+@pytest.mark.parametrize("workload", [TINY, TINY_STREAM], ids=["peephole", "stream"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("work", ["forward", "training"])
+def test_every_contender_in_pytorch_computes_the_same(
+    workload: Workload, work: str, dtype: str
+) -> None:
+    """Two layers, odd sizes, given states: each passes the check and is timed once a round."""
+    entries = contest.hold(workload, work, dtype, IN_PYTORCH, BRIEF)
+    expected = [one.name for one in IN_PYTORCH if work in one.passes]
+    assert [entry.contender.name for entry in entries] == expected
+    for entry in entries:
+        assert (entry.absent, entry.failure) == (None, None), entry.contender.name
+        assert len(entry.times) == BRIEF.rounds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["forward", "training"])
+def test_compiled_contenders_compute_the_same(work: str) -> None:
+    """torch.compile takes the loops as one graph, and its results pass the check."""
+    compiled = [contender_named("compiled eager"), contender_named("compiled batched input")]
+    effort = replace(BRIEF, preparation=300.0)
+    for entry in contest.hold(TINY_STREAM, work, "float32", compiled, effort):
+        assert (entry.absent, entry.failure) == (None, None), entry.contender.name
+
+
+@pytest.mark.parametrize("work", ["forward", "training"])
+def test_wrong_results_are_not_timed(work: str) -> None:
+    """One wrong number in the output, or in one gradient, is a failure that states the error."""
+    wrong = Contender("wrong", "", WrongRunner)
+    wrong_entry, right_entry = contest.hold(
+        TINY, work, "float32", [wrong, contender_named("eager")], BRIEF
+    )
+    assert wrong_entry.failure is not None
+    assert "relative error" in wrong_entry.failure
+    assert wrong_entry.times == []
+    assert right_entry.failure is None
+    assert len(right_entry.times) == BRIEF.rounds
+
+
+def test_slow_preparation_is_cut_short() -> None:
+    """A contender that is not ready in time is left out with that reason; the others go on."""
+    slow = Contender("slow", "", slow_build)
+    effort = replace(BRIEF, preparation=0.2)
+    (entry,) = contest.hold(TINY, "forward", "float32", [slow], effort)
+    assert entry.absent == "not ready after 0 s"
+    assert entry.times == []
+
+
+def test_missing_package_is_the_reason() -> None:
+    """A contender that is not installed has the reason in its entry, and is never built."""
+    gone = Contender("gone", "", slow_build, missing=lambda: "jax not installed")
+    (entry,) = contest.hold(TINY, "forward", "float32", [gone], BRIEF)
+    assert entry.absent == "jax not installed"
+
+
+def test_rounds_take_turns() -> None:
+    """Each round calls everyone once and starts with another contender."""
+    calls: list[str] = []
+    entries = [Entry(Contender(name, "", NotingRunner)) for name in "abc"]
+    runners = [(entry, NotingRunner(entry.contender.name, calls)) for entry in entries]
+    contest.time_rounds(runners, "forward", BRIEF)
+    assert calls == list("abcbcacab")
+    assert [len(entry.times) for entry in entries] == [3, 3, 3]
+
+
+def test_operations_of_a_workload() -> None:
+    """One convolution product is two operations; the first layer's input needs no gradient."""
+    workload = Workload("w", 1, 1, 2, (3,), 5, 7, 3, "tests")
+    forward_input = 2 * 5 * 7 * (4 * 3) * 9 * 2
+    forward_hidden = 2 * 5 * 7 * (4 * 3) * 9 * 3
+    assert workload.operations("forward") == forward_input + forward_hidden
+    assert workload.operations("training") == 2 * forward_input + 3 * forward_hidden
+    stacked = replace(workload, hidden_channels=(3, 3))
+    second = 3 * forward_hidden + 3 * forward_hidden
+    assert stacked.operations("training") == workload.operations("training") + second
+
+
+def test_list_of_workloads_is_complete() -> None:
+    """The names that results are filed under do not change silently."""
+    names = ["samm", "moving-mnist", "openstl", "radar", "satellite", "streaming", "pointwise"]
+    assert [workload.name for workload in WORKLOADS] == names
+    with pytest.raises(ValueError, match="got 'mnist', expected one of samm, moving-mnist"):
+        workload_named("mnist")
+
+
+def test_peak_memory_counts_what_is_freed_again() -> None:
+    """A block that a call allocates and frees is in the peak; what was there before is not."""
+    kept = torch.ones(16 * 2**20)
+    peak = memory.peak_of(lambda: torch.ones(8 * 2**20).sum() + kept.sum())
+    assert 31 <= peak / 2**20 < 36
+
+
+def test_peak_memory_of_a_contender_in_a_fresh_process() -> None:
+    """A training step keeps at least the states of all steps: that much is found, in bytes."""
+    quick = workload_named("streaming").quick()
+    peak = memory.measure(quick, "eager", "float32", "training", quick=True, limit=120)
+    assert peak is not None
+    assert peak >= 4 * (64 * 64 * 64) * 6  # six tensors of the size of one state, float32
+
+
+def test_row_compares_round_by_round() -> None:
+    """Ratios pair the times of one round, so drift that hits both sides cancels."""
+    ours = Entry(contender_named("memx_fast"), error=1e-7, times=[0.1, 0.2, 0.4])
+    theirs = Entry(contender_named("eager"), error=1e-7, times=[0.2, 0.4, 0.8])
+    line = results.row_of(theirs, ours, AT, peak_bytes=None)
+    assert (line.ratio_p20, line.ratio, line.ratio_p80) == pytest.approx((2, 2, 2))
+    assert line.median_ms == pytest.approx(400)
+    rate = TINY.operations("forward") / 0.4
+    assert line.gflops == pytest.approx(rate / 1e9)
+    assert line.gemm_share == pytest.approx(rate / 1e11)
+    assert line.peak_mib is None
+    assert not line.peephole
+    assert results.row_of(ours, None, AT, None).ratio is None
+
+
+def test_new_results_replace_only_what_they_measured(tmp_path: Path) -> None:
+    """The CSV keeps the lines of other workloads, in the suite's order, and nothing else beside."""
+    path = tmp_path / "cpu.csv"
+    radar = row(workload="radar", ratio=None, peak_mib=None)
+    results.merge(path, [radar, row(median_ms=5.0)])
+    results.merge(path, [row(median_ms=7.0)])
+    samm, kept = results.read(path)
+    assert (samm.workload, samm.median_ms) == ("samm", 7.0)
+    assert (kept.workload, kept.ratio, kept.peak_mib) == ("radar", None, None)
+    assert (samm.quick, samm.peephole, samm.rounds) == (False, True, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu.csv"]
+
+
+def test_tables_name_the_best_rival() -> None:
+    """The line of a workload has our time, the popular loop's ratio and the strongest rival's."""
+    rows = [
+        row(),
+        row(contender="eager", ratio=3.0, peephole=False, peak_mib=30.0),
+        row(contender="compiled eager", ratio=2.0, peephole=False),
+        row(contender="memx_fast recompute", ratio=1.1),
+    ]
+    text = report.markdown(rows)
+    (line,) = [line for line in text.splitlines() if line.startswith("| samm ")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "20 (14 to 26)"
+    assert cells[3:] == ["3.00", "2.00, compiled eager", "3", "30"]
+    assert "On samm, memx_fast alone computes a peephole" in text
+    assert "2.00" in report.text_table(rows).splitlines()[-1]
+
+
+def test_quick_results_stay_apart(tmp_path: Path) -> None:
+    """An impression never overwrites a result, and says what it is."""
+    full = report.write([row()], tmp_path)
+    quick = report.write([row(quick=True)], tmp_path)
+    assert [path.name for path in full] == [
+        f"some-cpu-2-threads.{end}" for end in ("csv", "md", "png")
+    ]
+    assert not set(full) & set(quick)
+    assert "impression" in quick[1].read_text()
+    assert "impression" not in full[1].read_text()
+    assert full[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_refuses_results_of_another_suite(tmp_path: Path) -> None:
+    """A JSON file without a line of ours is an error that says what to run."""
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"benchmarks": [{"extra_info": {}}]}))
+    with pytest.raises(ValueError, match="run pytest benchmarks"):
+        report.load(path)
+
+
+@pytest.mark.slow
+def test_suite_from_measurement_to_files(tmp_path: Path) -> None:
+    """pytest benchmarks prints its table and writes JSON, of which the report makes its files.
+
+    What pytest-benchmark shows is what was measured: the playback keeps the times.
+    """
+    measured = tmp_path / "measured.json"
+    suite = [sys.executable, "-m", "pytest", "benchmarks", "--quick", "-p", "no:cacheprovider"]
+    chosen = ["-k", "streaming and forward and float32", f"--benchmark-json={measured}"]
+    run = subprocess.run(suite + chosen, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "streaming, forward, float32" in run.stdout
+    for one in json.loads(measured.read_text())["benchmarks"]:
+        median = one["extra_info"]["median_ms"] / 1e3
+        assert one["stats"]["median"] == pytest.approx(median, rel=1e-6)
+        assert one["stats"]["rounds"] == one["extra_info"]["rounds"]
+    made = tmp_path / "results"
+    command = [sys.executable, "-m", "benchmarks.report", measured, "--into", made]
+    subprocess.run([str(part) for part in command], cwd=ROOT, check=True, capture_output=True)
+    assert sorted(path.suffix for path in made.iterdir()) == [".csv", ".md", ".png"]
+    (table,) = made.glob("*.csv")
+    assert {line.contender for line in results.read(table)} == {
+        "memx_fast",
+        "eager",
+        "eager channels_last",
+        "eager batched input",
+    }

@@ -1,0 +1,236 @@
+"""What is installed, how the build fails, and what an installation that does not fit does."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import memx_fast
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+
+FORWARD = textwrap.dedent(
+    """
+    import torch, memx_fast
+    from memx_fast import backends
+    layer = memx_fast.ConvLSTM(1, 4)
+    output, (h_n, c_n) = layer(torch.zeros(2, 1, 1, 5, 6))
+    print(memx_fast.__file__)
+    print(backends.resolve("auto", torch.device("cpu")), *output.shape)
+    """
+)
+
+# An extension that compiles in a moment.
+SMALL_EXTENSION = """\
+#include <Python.h>
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1};
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }
+"""
+
+
+def run(
+    *command: str | Path, cwd: Path, expect: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; its exit status must be the expected one."""
+    finished = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "PIP_NO_INDEX": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == expect, finished.stdout + finished.stderr
+    return finished
+
+
+def copy_of_sources(folder: Path) -> Path:
+    """The working tree, and what was built from it, so that nothing is compiled again."""
+    for name in SOURCES:
+        shutil.copy2(ROOT / name, folder)
+    for name in ("memx_fast", "csrc", "build", "tests"):
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.so", "_build.json")
+            kept = None if name == "build" else ignored
+            shutil.copytree(ROOT / name, folder / name, ignore=kept)
+    return folder
+
+
+def small_project(folder: Path, source: str) -> Path:
+    """The project with an extension of one file."""
+    for name in SOURCES:
+        shutil.copy2(ROOT / name, folder)
+    (folder / "csrc").mkdir()
+    (folder / "csrc" / "ops.cpp").write_text(source)
+    (folder / "memx_fast").mkdir()
+    (folder / "memx_fast" / "__init__.py").touch()
+    return folder
+
+
+def build_wheel(project: Path, into: Path, **environment: str) -> Path:
+    """The wheel that pip builds from a project."""
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
+    run(*pip, "-w", into, project, cwd=into, **environment)
+    (wheel,) = into.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, into: Path) -> Path:
+    """A folder that, on the path, has the wheel installed."""
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", into, wheel, cwd=ROOT)
+    return into
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the working tree."""
+    project = copy_of_sources(tmp_path_factory.mktemp("project"))
+    return build_wheel(project, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
+    """The wheel, installed in a folder of its own that a test may change."""
+    return install(wheel, tmp_path / "installed")
+
+
+def test_version_is_the_same_everywhere() -> None:
+    """The package, its metadata and the newest entry of the change log agree."""
+    assert importlib.metadata.version("memx_fast") == memx_fast.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{memx_fast.__version__}]" in changes
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    """Every module, the extension, its record and the type marker; no sources, no tests."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "memx_fast").rglob("*.py")}
+    assert modules <= names
+    assert {"memx_fast/_build.json", "memx_fast/py.typed"} <= names
+    assert any(name.startswith("memx_fast/_C.") for name in names)
+    folders = {name.partition("/")[0] for name in names}
+    assert folders == {"memx_fast", f"memx_fast-{memx_fast.__version__}.dist-info"}
+
+
+@pytest.mark.slow
+def test_installed_wheel_works_away_from_its_sources(installed: Path, tmp_path: Path) -> None:
+    """The layer runs on the compiled engine and the report says so, from another folder."""
+    forward = run(sys.executable, "-c", FORWARD, cwd=tmp_path, PYTHONPATH=str(installed))
+    origin, result = forward.stdout.splitlines()
+    assert Path(origin).is_relative_to(installed)
+    assert result == "cpp 2 1 4 5 6"
+    assert "Warning" not in forward.stderr
+    report = (sys.executable, "-m", "memx_fast.info", "--json")
+    facts = json.loads(run(*report, cwd=tmp_path, PYTHONPATH=str(installed)).stdout)
+    assert facts["devices"][0]["backend"] == "cpp"
+
+
+@pytest.mark.slow
+def test_other_pytorch_gives_one_warning_and_the_reference(installed: Path, tmp_path: Path) -> None:
+    """An extension that was built with another PyTorch is left alone: no undefined symbol."""
+    record = installed / "memx_fast" / "_build.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "torch": "2.0.1"}))
+    forward = run(sys.executable, "-c", FORWARD, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert forward.stdout.splitlines()[1] == "reference 2 1 4 5 6"
+    assert forward.stderr.count("RuntimeWarning") == 1
+    assert "built with PyTorch 2.0.1" in forward.stderr
+
+
+@pytest.mark.slow
+def test_unloadable_extension_gives_one_warning_and_the_reference(
+    installed: Path, tmp_path: Path
+) -> None:
+    """An extension that the system cannot load is named as the reason."""
+    (library,) = (installed / "memx_fast").glob("_C.*")
+    library.write_bytes(b"not a library")
+    forward = run(sys.executable, "-c", FORWARD, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert forward.stdout.splitlines()[1] == "reference 2 1 4 5 6"
+    assert forward.stderr.count("RuntimeWarning") == 1
+    assert "cannot be loaded" in forward.stderr
+
+
+@pytest.mark.slow
+def test_installation_without_a_compiler(tmp_path: Path) -> None:
+    """MEMX_FAST_NO_EXTENSION=1 needs neither compiler nor PyTorch to build, and the layer runs."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "wheel").mkdir()
+    project = copy_of_sources(tmp_path / "project")
+    shutil.rmtree(project / "build", ignore_errors=True)
+    pure = build_wheel(
+        project, tmp_path / "wheel", MEMX_FAST_NO_EXTENSION="1", CXX="/no/such/compiler"
+    )
+    assert pure.name.endswith("-py3-none-any.whl")
+    folder = install(pure, tmp_path / "installed")
+    forward = run(sys.executable, "-c", FORWARD, cwd=tmp_path, PYTHONPATH=str(folder))
+    assert forward.stdout.splitlines()[1] == "reference 2 1 4 5 6"
+    assert forward.stderr.count("RuntimeWarning") == 1
+
+
+def test_source_distribution_is_complete(tmp_path: Path) -> None:
+    """It holds every file of csrc, the tests and the Makefile: whoever has it can build it."""
+    project = tmp_path / "project"
+    project.mkdir()
+    copy_of_sources(project)
+    shutil.copy2(ROOT / "Makefile", project)
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    run(sys.executable, "-c", build, cwd=project)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert sources <= names
+    assert {"Makefile", "LICENSE", "setup.py", "tests/test_packaging.py"} <= names
+
+
+def test_missing_compiler_is_explained(tmp_path: Path) -> None:
+    """One message: what is missing, how to get it, how to do without. No traceback."""
+    project = small_project(tmp_path, SMALL_EXTENSION)
+    build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    failed = run(*build, cwd=project, expect=1, CXX="no-such-compiler")
+    assert "'no-such-compiler' was not found" in failed.stderr
+    assert "MEMX_FAST_NO_EXTENSION=1" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_missing_pytorch_is_explained(tmp_path: Path) -> None:
+    """One message: install torch first, and with which command to go on. No traceback."""
+    project = small_project(tmp_path, SMALL_EXTENSION)
+    without_torch = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path('setup.py')"
+    failed = run(sys.executable, "-c", without_torch, cwd=project, expect=1)
+    assert "Install torch first" in failed.stderr
+    assert "pip install --no-build-isolation ." in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_failing_build_fails(tmp_path: Path) -> None:
+    """Code that does not compile ends the installation; it does not install something lesser."""
+    project = small_project(tmp_path, '#error "broken on purpose"\n')
+    build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    failed = run(*build, cwd=project, expect=1)
+    assert "broken on purpose" in failed.stdout + failed.stderr
+    assert not (project / "memx_fast" / "_build.json").exists()
+
+
+def test_only_what_fits_is_reused(tmp_path: Path) -> None:
+    """A second build compiles nothing; one for another PyTorch compiles everything again."""
+    project = small_project(tmp_path, SMALL_EXTENSION)
+    build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    run(*build, cwd=project)
+    (object_file,) = (project / "build").rglob("*.o")
+    compiled = object_file.stat().st_mtime_ns
+    run(*build, cwd=project)
+    assert object_file.stat().st_mtime_ns == compiled
+    (record,) = (project / "build").rglob("_build.json")
+    record.write_text(record.read_text().replace("torch", "earlier torch"))
+    run(*build, cwd=project)
+    assert object_file.stat().st_mtime_ns > compiled
+    assert record.read_text() == (project / "memx_fast" / "_build.json").read_text()
