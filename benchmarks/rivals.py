@@ -139,7 +139,7 @@ class LoopStack(nn.Module):
 class FusedStack(nn.Module):
     """memx_fast.ConvLSTM with the problem's weights and peepholes."""
 
-    def __init__(self, problem: Problem, recompute: bool) -> None:
+    def __init__(self, problem: Problem, recompute: float) -> None:
         super().__init__()
         workload = problem.workload
         (hidden_channels,) = set(workload.hidden_channels)
@@ -228,7 +228,7 @@ class TorchRunner:
             yield
 
 
-def build_fused(problem: Problem, dtype: str, recompute: bool = False) -> Runner:
+def build_fused(problem: Problem, dtype: str, recompute: float = 0.5) -> Runner:
     """memx_fast."""
     return TorchRunner(FusedStack(problem, recompute), problem, dtype)
 
@@ -251,9 +251,16 @@ CHAMPION = "memx_fast"
 CONTENDERS = (
     Contender(CHAMPION, "memx_fast.ConvLSTM", build_fused, peephole=True),
     Contender(
-        "memx_fast recompute",
-        "memx_fast.ConvLSTM(recompute=True)",
-        partial(build_fused, recompute=True),
+        "memx_fast recompute=0",
+        "the same, keeping the gates of all steps",
+        partial(build_fused, recompute=0.0),
+        peephole=True,
+        passes=("training",),
+    ),
+    Contender(
+        "memx_fast recompute=1",
+        "the same, keeping the gates of none",
+        partial(build_fused, recompute=1.0),
         peephole=True,
         passes=("training",),
     ),

@@ -14,11 +14,11 @@
 //   output     (T, B, C, H, W), channels-last strides
 //   h_n, c_n   (B, C, H, W), likewise
 //   cells      (T, B, H, W, C) with save_cells, else (0,)
-//   gates      (T, B, H, W, 4, C) with save_gates, else (0,)
+//   gates      (saved_gates, B, H, W, 4, C), those of the last steps
 //
 // The backward operator takes what the forward returned and gives an empty tensor for every
 // gradient whose entry of `needs` (x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0) is false.
-// Gates are recomputed when they were not saved.
+// Gates that were not saved are computed again.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>
@@ -33,7 +33,7 @@ TORCH_LIBRARY(memx_fast, library) {
   library.def(
       "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
       "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
-      "bool save_gates) "
+      "SymInt saved_gates) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
       {at::Tag::pt2_compliant_tag});
   library.def(

@@ -68,8 +68,13 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def probability(name: str, value: object) -> float:
-    """``value`` if it is a number from 0 to 1.
+def share_or_flag(name: str, value: object) -> float:
+    """As :func:`share`; True is 1, False is 0."""
+    return float(value) if isinstance(value, bool) else share(name, value)
+
+
+def share(name: str, value: object) -> float:
+    """``value`` if it is a number from 0 to 1, but not True or False.
 
     Raises:
         TypeError: it is no number; the message names the argument ``name``.

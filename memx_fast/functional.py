@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import backends, ops, reference
-from .arguments import Pair, described
+from .arguments import Pair, described, share_or_flag
 from .geometry import InputConvolution, Padding
 from .reference import State
 
@@ -32,7 +32,7 @@ def conv_lstm(
     padding: Padding = "same",
     stride: int | Pair = 1,
     dilation: int | Pair = 1,
-    recompute: bool = False,
+    recompute: float = 0.5,
     backend: str = "auto",
 ) -> tuple[Tensor, State]:
     """Run one ConvLSTM layer over a sequence.
@@ -60,8 +60,9 @@ def conv_lstm(
             number, or one for rows and one for columns, pads that much on both sides.
         stride: of the input convolution; ``"same"`` needs 1.
         dilation: of the input convolution.
-        recompute: compute the gates a second time in the backward pass instead of keeping them:
-            less memory for more time. The reference, which is plain PyTorch, ignores it.
+        recompute: share of the steps, from 0 to 1, whose gates are computed a second time in the
+            backward pass instead of being kept: less memory for more time. True is 1, False 0. The
+            reference, which is plain PyTorch, ignores it.
         backend: ``"auto"`` for the fastest engine on the device of x, or the name of one:
             :func:`memx_fast.backends.available` lists them. Only ``"reference"`` can be
             differentiated twice.
@@ -79,7 +80,8 @@ def conv_lstm(
             was expected.
         RuntimeError: ``backend`` is known, but cannot run here; the message says why.
     """
-    _check_choices(output_peephole, recompute)
+    _check_output_peephole(output_peephole)
+    recompute = share_or_flag("recompute", recompute)
     _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state)
     _check_weights(x, weight_ih, weight_hh, bias)
     convolution = _input_convolution(weight_ih, padding, stride, dilation)
@@ -119,13 +121,11 @@ def conv_lstm(
     return output, (h_n, c_n)
 
 
-def _check_choices(output_peephole: str, recompute: bool) -> None:
+def _check_output_peephole(output_peephole: str) -> None:
     if output_peephole not in OUTPUT_PEEPHOLES:
         raise ValueError(
             f'output_peephole: got {output_peephole!r}, expected "previous" or "current"'
         )
-    if not isinstance(recompute, bool):
-        raise TypeError(f"recompute: got {recompute!r}, expected True or False")
 
 
 def _check_tensors(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Pair, check_shape, described, flag, probability, whole
+from .arguments import Pair, check_shape, described, flag, share, share_or_flag, whole
 from .geometry import Padding
 from .recurrence import Recurrence, odd_kernel, repr_of_arguments
 from .reference import State
@@ -57,8 +57,8 @@ class ConvLSTM(Recurrence):
         stride: step of that convolution, one number or two.
         dilation: distance of its kernel elements, one number or two.
         forget_bias: initial bias of the forget gate; unused without ``bias``.
-        recompute: compute the gates again in the backward pass instead of keeping them: less
-            memory, more time.
+        recompute: share of the steps, from 0 to 1, whose gates are computed again in the backward
+            pass instead of being kept: less memory, more time. True is 1, False is 0.
         backend: ``"auto"`` for the fastest engine on the device of x, or one of those that
             :func:`memx_fast.backends.available` lists. Only ``"reference"`` can be differentiated
             twice.
@@ -117,7 +117,7 @@ class ConvLSTM(Recurrence):
         stride: int | Pair = 1,
         dilation: int | Pair = 1,
         forget_bias: float = 1.0,
-        recompute: bool = False,
+        recompute: float = 0.5,
         backend: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -149,9 +149,9 @@ class ConvLSTM(Recurrence):
         self.num_layers = layers
         self.bias = flag("bias", bias)
         self.batch_first = flag("batch_first", batch_first)
-        self.dropout = probability("dropout", dropout)
+        self.dropout = share("dropout", dropout)
         self.bidirectional = flag("bidirectional", bidirectional)
-        self.recompute = flag("recompute", recompute)
+        self.recompute = share_or_flag("recompute", recompute)
         if self.dropout > 0 and layers == 1:
             warnings.warn(
                 f"dropout: got {dropout} with num_layers=1; it applies to the output of every "
@@ -214,7 +214,7 @@ class ConvLSTM(Recurrence):
             stride=1,
             dilation=1,
             forget_bias=1.0,
-            recompute=False,
+            recompute=0.5,
             backend="auto",
         )
 
@@ -233,11 +233,15 @@ class ConvLSTM(Recurrence):
         self, x: Tensor, layer: int, suffix: str, state: State | None
     ) -> tuple[Tensor, State]:
         """One direction of one layer over (T, B, C, H, W)."""
-        options = {"over_frames": layer == 0, "recompute": self.recompute}
-        if not suffix.endswith("_reverse"):
-            return self._run(suffix, x, state, **options)
-        output, states = self._run(suffix, x.flip(0), state, **options)
-        return output.flip(0), states
+        backwards = suffix.endswith("_reverse")
+        output, states = self._run(
+            suffix,
+            x.flip(0) if backwards else x,
+            state,
+            over_frames=layer == 0,
+            recompute=self.recompute,
+        )
+        return (output.flip(0) if backwards else output), states
 
     def _initial_states(self, state: Any, x: Tensor, unbatched: bool) -> list[State | None]:
         """(h_0, c_0) of every layer and direction for x (T, B, C, H, W), or None for zeros."""

@@ -33,7 +33,7 @@ def fused_conv_lstm(
     *,
     padding: tuple[int, int] | None = None,
     output_peephole: str = "previous",
-    recompute: bool = False,
+    recompute: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one ConvLSTM layer over a sequence with the fused kernels.
 
@@ -52,7 +52,8 @@ def fused_conv_lstm(
         padding: rows and columns of zeros around x, less than the kernel: the states have
             ``H = Hx + 2 rows - kh + 1`` rows. None keeps the size, for an odd kernel.
         output_peephole: ``"previous"`` or ``"current"``.
-        recompute: compute the gates again in the backward pass instead of saving them.
+        recompute: share of the steps, from 0 to 1 and rounded down to whole ones, whose gates are
+            computed again in the backward pass instead of being saved: the first ones.
 
     Returns:
         ``(output, h_n, c_n)`` of shapes ``(T, B, C, H, W)``, ``(B, C, H, W)``, ``(B, C, H, W)``,
@@ -88,7 +89,7 @@ def fused_conv_lstm(
         padding,
         output_peephole == "current",
         differentiable,
-        differentiable and not recompute,
+        x.shape[0] - torch.sym_int(recompute * x.shape[0]) if differentiable else 0,
     )
     return output, h_n, c_n
 
@@ -121,20 +122,19 @@ def _fake_forward(
     padding: list[int],
     output_sees_current: bool,
     save_cells: bool,
-    save_gates: bool,
+    saved_gates: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps, batch, hidden = x.shape[0], x.shape[1], weight_hh.shape[1]
     height, width = _state_size(x, weight_ih, padding)
     image = (batch, height, width, hidden)
     accumulate = accumulate_dtype(x.dtype)
     cells = (steps, *image) if save_cells else (0,)
-    gates = (steps, batch, height, width, 4, hidden) if save_gates else (0,)
     return (
         _channels_first(x.new_empty((steps, *image))),
         _channels_first(x.new_empty(image)),
         _channels_first(x.new_empty(image, dtype=accumulate)),
         x.new_empty(cells, dtype=accumulate),
-        x.new_empty(gates),
+        x.new_empty((saved_gates, batch, height, width, 4, hidden)),
     )
 
 

@@ -128,7 +128,7 @@ class Recurrence(nn.Module):
         state: State | None,
         *,
         over_frames: bool = True,
-        recompute: bool = False,
+        recompute: float = 0.5,
     ) -> tuple[Tensor, State]:
         """One recurrence over (T, B, C, H, W): the frames, or what another layer made of them."""
         return functional.conv_lstm(

@@ -143,10 +143,10 @@ def assert_same(found: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
 
 
 @every_geometry
-@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
+@pytest.mark.parametrize("recompute", [0, 0.5, True], ids=["saved", "half", "recompute"])
 @pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
 def test_engines_agree_over_input_geometry(
-    geometry: Geometry, recompute: bool, peephole: str | None
+    geometry: Geometry, recompute: float, peephole: str | None
 ) -> None:
     """Results and all gradients in float64, whether the input convolution is fused or not."""
     arguments = cast(drawn(geometry, peephole), torch.float64)
@@ -195,8 +195,8 @@ def test_any_strides(backend: str, name: str) -> None:
 
 
 @every_geometry
-@pytest.mark.parametrize("recompute", [False, True], ids=["saved", "recompute"])
-def test_error_in_single_precision(geometry: Geometry, recompute: bool) -> None:
+@pytest.mark.parametrize("recompute", [0, 0.5, True], ids=["saved", "half", "recompute"])
+def test_error_in_single_precision(geometry: Geometry, recompute: float) -> None:
     """At most twice the error that the reference, plain PyTorch, has in float32.
 
     The error is a mean square over several draws: in a single one of so few numbers, the error of
@@ -370,7 +370,8 @@ NOT_ZERO = "none of them 0"
 REFUSED = (
     # choices
     ({"output_peephole": "next"}, ValueError, "output_peephole: got 'next', expected \"previous\""),
-    ({"recompute": 1}, TypeError, "recompute: got 1, expected True or False"),
+    ({"recompute": 2}, ValueError, "recompute: got 2, expected a number from 0 to 1"),
+    ({"recompute": "all"}, TypeError, "recompute: got 'all', expected a number from 0 to 1"),
     ({"backend": "fast"}, ValueError, "backend: got 'fast', expected one of 'auto', 'cpp', 'ref"),
     # types
     ({"x": None}, TypeError, "x: got None, expected a tensor"),

@@ -183,7 +183,7 @@ def test_dropout_between_layers_in_training_only() -> None:
 def test_recompute_changes_memory_not_gradients() -> None:
     """The gates are not kept, and the gradients are the same."""
     layer = randomised(ConvLSTM(2, 3, num_layers=2, recompute=True))
-    usual = randomised(ConvLSTM(2, 3, num_layers=2))
+    usual = randomised(ConvLSTM(2, 3, num_layers=2, recompute=False))
     x = frames(4, 2, 2, 6, 7, dtype=torch.float32)
 
     def saved_bytes(model: ConvLSTM) -> int:
@@ -278,7 +278,7 @@ def test_repr_names_what_differs_from_the_defaults() -> None:
     chosen = ConvLSTM(1, [2, 3], (3, 5), 2, batch_first=True, padding="valid", recompute=True)
     expected = (
         "ConvLSTM(1, [2, 3], (3, 5), num_layers=2, batch_first=True, padding='valid', "
-        "recompute=True)"
+        "recompute=1.0)"
     )
     assert repr(chosen) == expected
     assert repr(ConvLSTMCell(1, 2, bias=False)) == "ConvLSTMCell(1, 2, 3, bias=False)"
@@ -348,7 +348,8 @@ WRONG_LAYERS = [
     ({"bias": 1}, TypeError, "bias: got 1, expected True or False"),
     ({"batch_first": "yes"}, TypeError, "batch_first: got 'yes'"),
     ({"bidirectional": None}, TypeError, "bidirectional: got None"),
-    ({"recompute": 0}, TypeError, "recompute: got 0"),
+    ({"recompute": 1.5}, ValueError, "recompute: got 1.5, expected a number from 0 to 1"),
+    ({"recompute": None}, TypeError, "recompute: got None"),
     ({"dropout": 1.5}, ValueError, "dropout: got 1.5, expected a number from 0 to 1"),
     ({"dropout": "0.5"}, TypeError, "dropout: got '0.5'"),
     ({"peephole": "full"}, ValueError, "peephole: got 'full', expected None"),

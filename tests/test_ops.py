@@ -117,7 +117,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.select_instruction_set(usual)
 
 
-def fused(case: Case, arguments: dict[str, Tensor | None], recompute: bool = False):
+def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.0):
     return ops.fused_conv_lstm(
         *(arguments[name] for name in NAMES),
         padding=case.padding,
@@ -352,16 +352,17 @@ def test_only_wanted_gradients(wanted: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("output_peephole", ["previous", "current"])
-def test_recompute(dtype: torch.dtype, output_peephole: str) -> None:
-    """Without saved gates: the same results, and gradients as accurate as with them."""
-    case = Case(3, 2, 3, 9, 8, 7, peephole="spatial", output_peephole=output_peephole)
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_recompute(dtype: torch.dtype, output_peephole: str, share: float) -> None:
+    """Without the gates of some steps: the same results, and gradients as accurate as with all."""
+    case = Case(4, 2, 3, 9, 8, 7, peephole="spatial", output_peephole=output_peephole)
     rounded = {name: value.to(dtype).double() for name, value in case.arguments().items()}
     incoming = [grad.to(dtype).double() for grad in case.incoming()]
     exact = results_and_gradients(plain, case, cast(rounded, torch.float64), incoming)
     accumulate = ops.accumulate_dtype(dtype)
     saved = results_and_gradients(fused, case, cast(rounded, dtype, c_0=accumulate), incoming)
     recomputed = results_and_gradients(
-        lambda *a: fused(*a, recompute=True), case, cast(rounded, dtype, c_0=accumulate), incoming
+        lambda *a: fused(*a, recompute=share), case, cast(rounded, dtype, c_0=accumulate), incoming
     )
     for name, value in exact.items():
         allowed = max(1.5 * distance(saved[name], value), torch.finfo(dtype).eps)
@@ -371,13 +372,16 @@ def test_recompute(dtype: torch.dtype, output_peephole: str) -> None:
 
 
 def test_what_is_saved() -> None:
-    """Nothing without gradients, the cells alone with recompute, cells and gates otherwise."""
+    """Cells and the gates of the last steps, as many as asked for."""
     case = Case(3, 2, 3, 5, 4, 6)
     x, *others = (case.arguments()[name] for name in NAMES)
-    for cells, gates in ((False, False), (True, False), (True, True)):
+    for cells, gates in ((False, 0), (True, 0), (True, 1), (True, 3)):
         saved = torch.ops.memx_fast.conv_lstm(x, *others, (1, 1), False, cells, gates)[3:]
         assert saved[0].shape == ((3, 2, 4, 6, 5) if cells else (0,))
-        assert saved[1].shape == ((3, 2, 4, 6, 4, 5) if gates else (0,))
+        assert saved[1].shape == (gates, 2, 4, 6, 4, 5)
+    for gates in (-1, 4):
+        with pytest.raises(RuntimeError, match=f"saved_gates is {gates}, expected 0 to 3 steps"):
+            torch.ops.memx_fast.conv_lstm(x, *others, (1, 1), False, True, gates)
 
 
 def test_second_backward_over_one_graph() -> None:
@@ -436,7 +440,7 @@ def test_opcheck(dtype: torch.dtype, ready_made: bool) -> None:
     )
     arguments = cast(case.arguments(), dtype, c_0=torch.float32)
     padding = (0, 0) if ready_made else (1, 0)
-    inputs = (*(arguments[name] for name in NAMES), padding, False, True, True)
+    inputs = (*(arguments[name] for name in NAMES), padding, False, True, 2)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.memx_fast.conv_lstm, inputs, test_utils=tests)
     plain_inputs = tuple(v.detach() if isinstance(v, Tensor) else v for v in inputs)
@@ -458,7 +462,7 @@ def test_opcheck_dynamic() -> None:
     """Ahead-of-time dispatch with symbolic shapes, forward and backward."""
     case = Case(3, 2, 3, 4, 5, 6, peephole="spatial", output_peephole="current")
     arguments = cast(case.arguments(), torch.float64)
-    inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, True)
+    inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, 2)
     torch.library.opcheck(
         torch.ops.memx_fast.conv_lstm, inputs, test_utils="test_aot_dispatch_dynamic"
     )
@@ -510,7 +514,7 @@ def single_gate_step(gates: Tensor, c_0: Tensor | None = None, **grads: Tensor):
     x = gates.reshape(1, -1, 4, 1, 1)
     weight = torch.zeros(4, 1, 1, 1, dtype=gates.dtype)
     return torch.ops.memx_fast.conv_lstm(
-        x, None, weight, None, None, None, c_0, (0, 0), False, True, True
+        x, None, weight, None, None, None, c_0, (0, 0), False, True, 1
     ), (x, None, weight, None, None, None, c_0)
 
 
@@ -603,7 +607,7 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: 
     }
     with pytest.raises(RuntimeError, match=message):
         torch.ops.memx_fast.conv_lstm(
-            *({**arguments, **change}[name] for name in NAMES), (1, 1), False, False, False
+            *({**arguments, **change}[name] for name in NAMES), (1, 1), False, False, 0
         )
 
 

@@ -16,7 +16,7 @@ struct Incoming {
 };
 
 struct Saved {
-  at::Tensor output, cells, gates;  // as the forward operator returned them; gates may be empty
+  at::Tensor output, cells, gates;  // as the forward operator returned them
 };
 
 struct Gradients {
@@ -124,8 +124,8 @@ class BackwardPass {
     step.cell_gradient = data_of<A>(cell_gradient_);
     const int64_t image_elements = sizes_.batch * sizes_.pixels() * sizes_.hidden;
     step.cell = data_of<A>(saved_.cells) + t * image_elements;
-    if (saved_.gates.numel() > 0) {
-      step.forward.gates = data_of<S>(saved_.gates) + t * kGates * image_elements;
+    if (const int64_t saved = t - (sequence_.steps - saved_.gates.size(0)); saved >= 0) {
+      step.forward.gates = data_of<S>(saved_.gates) + saved * kGates * image_elements;
     }
     if (t > 0) {
       step.forward.previous_cell = step.cell - image_elements;
@@ -169,9 +169,9 @@ class BackwardPass {
     reserve_scratch(elements);
     at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
-        const ParameterGradients<A> parameters = sums_.of_slot(slot);
         for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
-          sequence_.kernels.backward(step, parameters, sequence_.tiles.at(i), scratch(elements));
+          sequence_.kernels.backward(step, sums_.accumulators(slot, i), sums_.tile(i),
+                                     scratch(elements));
         }
       }
     });

@@ -15,12 +15,12 @@ struct Results {
   at::Tensor h_n;     // (B, H, W, C)
   at::Tensor c_n;     // (B, H, W, C) of the accumulation type
   at::Tensor cells;   // (T, B, H, W, C) of the accumulation type, or empty
-  at::Tensor gates;   // (T, B, H, W, 4, C) after activation, or empty
+  at::Tensor gates;   // (saved_gates, B, H, W, 4, C) after activation, of the last steps
 };
 
 // Without `save_cells` the cell state lives in c_n alone and is updated in place.
 template <class S>
-Results run(const Sequence<S>& sequence, bool save_cells, bool save_gates) {
+Results run(const Sequence<S>& sequence, bool save_cells, int64_t saved_gates) {
   using A = accumulate_t<S>;
   const Sizes& sizes = sequence.sizes;
   const int64_t T = sequence.steps, B = sizes.batch, H = sizes.height, W = sizes.width;
@@ -33,8 +33,7 @@ Results run(const Sequence<S>& sequence, bool save_cells, bool save_gates) {
   results.c_n = empty_large({B, H, W, C}, accumulated);
   results.cells =
       empty_large(save_cells ? at::DimVector{T, B, H, W, C} : at::DimVector{0}, accumulated);
-  results.gates =
-      empty_large(save_gates ? at::DimVector{T, B, H, W, kGates, C} : at::DimVector{0}, stored);
+  results.gates = empty_large({saved_gates, B, H, W, kGates, C}, stored);
 
   S* const output = data_of<S>(results.output);
   const auto cell_of = [&](int64_t t) {
@@ -48,8 +47,8 @@ Results run(const Sequence<S>& sequence, bool save_cells, bool save_gates) {
     ForwardStep<S, A> step = sequence.forward_step(t);
     step.cell = cell_of(t);
     step.hidden = output + t * image_elements;
-    if (save_gates) {
-      step.gates = data_of<S>(results.gates) + t * kGates * image_elements;
+    if (const int64_t saved = t - (T - saved_gates); saved >= 0) {
+      step.gates = data_of<S>(results.gates) + saved * kGates * image_elements;
     }
     if (t > 0) {
       step.previous_cell = cell_of(t - 1);
@@ -75,7 +74,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const at::Tensor& x, const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-    at::IntArrayRef padding, bool output_sees_current, bool save_cells, bool save_gates) {
+    at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates) {
   const Arguments arguments{x,
                             weight_ih.value_or(at::Tensor()),
                             weight_hh,
@@ -86,8 +85,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
                             {padding[0], padding[1]},
                             output_sees_current};
   check_arguments(arguments);
+  TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
+              saved_gates, ", expected 0 to ", x.size(0), " steps");
   const Results results = dispatch_storage(x.scalar_type(), [&](auto storage) {
-    return run(Sequence<decltype(storage)>(arguments), save_cells, save_gates);
+    return run(Sequence<decltype(storage)>(arguments), save_cells, saved_gates);
   });
   return {channels_first(results.output), channels_first(results.h_n), channels_first(results.c_n),
           results.cells, results.gates};

@@ -13,7 +13,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const at::Tensor& x, const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-    at::IntArrayRef padding, bool output_sees_current, bool save_cells, bool save_gates);
+    at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,

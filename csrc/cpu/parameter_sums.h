@@ -29,12 +29,13 @@ void sum_rows(A* rows, int64_t count, int64_t elements) {
   });
 }
 
-// The tiles are dealt out to slots, each a fixed contiguous range whatever the number of threads;
-// a slot's tiles are worked on by one thread, in order, and add to the slot's own accumulators.
-// More slots let more threads work, but each costs memory and a pass of the final sum.
+// The tiles are put in a row, place by place in the image, and image by image at a place. The row
+// is dealt out to slots, each a fixed contiguous range whatever the number of threads; a slot's
+// tiles are worked on by one thread, in order, and add to the slot's own accumulators. More slots
+// let more threads work, but each costs memory and a pass of the final sum.
 //
-// Spatial peepholes are the exception: their gradient is as large as three images, so it is kept
-// once for every image of the batch; a pixel of an image belongs to one tile, hence to one slot.
+// Spatial peepholes are the exception: their gradient is as large as three images. The few slots
+// that share a place each have a copy there, the first slot the first copy.
 template <class S>
 class ParameterSums {
  public:
@@ -61,25 +62,41 @@ class ParameterSums {
     count_ = std::min(sequence.tiles.count(), most_slots());
     storage_ = at::zeros({count_, elements_}, options);
     if (needs.weight_ch && spatial) {
-      image_peepholes_ = at::zeros({sizes.batch, 3, sizes.pixels(), sizes.hidden}, options);
+      int64_t copies = 1;
+      for (int64_t first = 0; first < sequence.tiles.count(); first += sizes.batch) {
+        copies = std::max(copies, slot_of(first + sizes.batch - 1) - slot_of(first) + 1);
+      }
+      spatial_peepholes_ = at::zeros({copies, 3, sizes.pixels(), sizes.hidden}, options);
     }
   }
 
   int64_t count() const { return count_; }
   int64_t first_tile(int64_t slot) const { return slot * sequence_.tiles.count() / count_; }
 
-  ParameterGradients<A> of_slot(int64_t slot) const {
-    A* const base = storage_.template data_ptr<A>() + slot * elements_;
-    const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
-    return {at(input_), at(hidden_), at(bias_), peephole_gradient(at(peepholes_))};
+  // The tile at a position of the row.
+  Tile tile(int64_t position) const {
+    const int64_t batch = sequence_.sizes.batch, places = sequence_.tiles.count() / batch;
+    return sequence_.tiles.at(position % batch * places + position / batch);
+  }
+
+  // Where the slot adds what it finds in the tile at a position.
+  ParameterGradients<A> accumulators(int64_t slot, int64_t position) const {
+    ParameterGradients<A> found = of_slot(slot);
+    if (spatial_peepholes_.defined()) {
+      const int64_t batch = sequence_.sizes.batch;
+      const int64_t copy = slot - slot_of(position / batch * batch);
+      found.peepholes.data =
+          spatial_peepholes_.template data_ptr<A>() + copy * spatial_peepholes_.stride(0);
+    }
+    return found;
   }
 
   // After this the accumulators of slot 0 hold the sums.
   void reduce() {
     sum_rows(storage_.template data_ptr<A>(), count_, elements_);
-    if (image_peepholes_.defined()) {
-      sum_rows(image_peepholes_.template data_ptr<A>(), image_peepholes_.size(0),
-               image_peepholes_.stride(0));
+    if (spatial_peepholes_.defined()) {
+      sum_rows(spatial_peepholes_.template data_ptr<A>(), spatial_peepholes_.size(0),
+               spatial_peepholes_.stride(0));
     }
   }
 
@@ -98,8 +115,9 @@ class ParameterSums {
   }
   at::Tensor peepholes() const {
     const Sizes& sizes = sequence_.sizes;
-    if (image_peepholes_.defined()) {
-      const at::Tensor sum = image_peepholes_[0].view({3, sizes.height, sizes.width, sizes.hidden});
+    if (spatial_peepholes_.defined()) {
+      const at::Tensor sum =
+          spatial_peepholes_[0].view({3, sizes.height, sizes.width, sizes.hidden});
       return channels_first(sum).to(dtype()).contiguous();
     }
     if (peepholes_ < 0) {
@@ -119,16 +137,19 @@ class ParameterSums {
   }
   PeepholeGradient<A> peephole_gradient(A* of_slot) const {
     const Sizes& sizes = sequence_.sizes;
-    if (!image_peepholes_.defined()) {
-      return {of_slot, 0, 0, sizes.hidden, column_elements(), true};
+    if (!spatial_peepholes_.defined()) {
+      return {of_slot, 0, sizes.hidden, column_elements(), true};
     }
-    const int64_t gate = sizes.pixels() * sizes.hidden;
-    return {image_peepholes_.template data_ptr<A>(),
-            3 * gate,
-            sizes.width * sizes.hidden,
-            sizes.hidden,
-            gate,
+    return {nullptr, sizes.width * sizes.hidden, sizes.hidden, sizes.pixels() * sizes.hidden,
             false};
+  }
+  ParameterGradients<A> of_slot(int64_t slot) const {
+    A* const base = storage_.template data_ptr<A>() + slot * elements_;
+    const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
+    return {at(input_), at(hidden_), at(bias_), peephole_gradient(at(peepholes_))};
+  }
+  int64_t slot_of(int64_t position) const {
+    return ((position + 1) * count_ - 1) / sequence_.tiles.count();
   }
   int64_t take(int64_t elements) {
     const int64_t offset = elements_;
@@ -153,8 +174,8 @@ class ParameterSums {
   int64_t input_ = -1, hidden_ = -1, bias_ = -1,
           peepholes_ = -1;  // offsets in a slot; -1: unwanted
   int64_t elements_ = 0, count_ = 0;
-  at::Tensor storage_;          // [slot][elements]
-  at::Tensor image_peepholes_;  // [B, 3, H*W, C], or undefined
+  at::Tensor storage_;            // [slot][elements]
+  at::Tensor spatial_peepholes_;  // [copy, 3, H*W, C], or undefined
 };
 
 }  // namespace memx

@@ -89,16 +89,16 @@ struct ForwardStep {
 };
 
 // Where a pixel's peephole gradients [3][C] are added, by strides as in a tensor. Spatial peepholes
-// have a place for every pixel of every image. Those shared by all pixels have one for every column
-// of a tile, so that no long chain of additions arises; they are summed afterwards.
+// have a place for every pixel. Those shared by all pixels have one for every column of a tile, so
+// that no long chain of additions arises; they are summed afterwards.
 template <class A>
 struct PeepholeGradient {
   A* data = nullptr;
-  int64_t image = 0, row = 0, column = 0, gate = 0;
+  int64_t row = 0, column = 0, gate = 0;
   bool of_tile = false;  // columns count from the tile's first, not from the image's
 
   A* at(const Tile& tile, int64_t y, int64_t x) const {
-    return data + tile.batch * image + y * row + (of_tile ? x - tile.column : x) * column;
+    return data + y * row + (of_tile ? x - tile.column : x) * column;
   }
 };
 

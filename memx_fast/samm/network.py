@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from memx_fast import ConvLSTM
-from memx_fast.arguments import probability, whole
+from memx_fast.arguments import share, whole
 
 
 class ShallowConvLSTM(nn.Module):
@@ -72,7 +72,7 @@ class ShallowConvLSTM(nn.Module):
         state = size - 2 if padding == "valid" else size
         pooled = (state - 2) // pool_stride + 1
         self.hidden = nn.Linear(hidden_channels * pooled**2, 48)
-        self.dropout = nn.Dropout(probability("dropout", dropout))
+        self.dropout = nn.Dropout(share("dropout", dropout))
         self.output = nn.Linear(48, classes)
         for dense in (self.hidden, self.output):
             nn.init.xavier_uniform_(dense.weight)
