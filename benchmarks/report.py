@@ -74,13 +74,17 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
 
     Quick results go to files of their own. Returns the files, the CSV first.
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", rows[0].device.lower()).strip("-")
-    stem = slug + ("-quick" if rows[0].quick else "")
+    stem = file_stem(rows[0].device) + ("-quick" if rows[0].quick else "")
     files = [folder / f"{stem}.{suffix}" for suffix in ("csv", "md", "png")]
     merged = results.merge(files[0], rows)
     _replace(files[1], lambda path: path.write_text(markdown(merged), encoding="utf-8"))
     _replace(files[2], lambda path: chart.draw(merged, path))
     return files
+
+
+def file_stem(device: str) -> str:
+    """What the names of a device's files begin with."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

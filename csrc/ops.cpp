@@ -28,6 +28,8 @@
 #include <vector>
 
 #include "cpu/engine.h"
+#include "cpu/kept_weights.h"
+#include "cpu/tuning.h"
 
 TORCH_LIBRARY(memx_fast, library) {
   library.def(
@@ -75,7 +77,19 @@ PYBIND11_MODULE(_C, module) {
     info["instruction_sets"] = instruction_sets();
     return info;
   });
+  module.def("kept_weights", [] {
+    const memx::KeptWeights::Statistics found = memx::kept_weights().statistics();
+    pybind11::dict info;
+    info["entries"] = found.entries;
+    info["bytes"] = found.bytes;
+    info["hits"] = found.hits;
+    return info;
+  });
   module.def("instruction_set", [] { return std::string(memx::engine().name); });
   module.def("select_instruction_set", &memx::select_engine, pybind11::arg("name"),
              "Use the kernels of one of the instruction sets this processor runs.");
+  module.def(
+      "tune", [](bool winograd, bool huge_pages) { memx::tuning() = {winograd, huge_pages}; },
+      pybind11::kw_only(), pybind11::arg("winograd") = true, pybind11::arg("huge_pages") = true,
+      "Switch optimisations on or off, to measure what they are worth.");
 }

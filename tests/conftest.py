@@ -11,6 +11,15 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny problems, which would only wait for their threads, and long on a busy machine."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """Uninitialised tensors come filled with NaN (integers: the largest value), those of C++ too.

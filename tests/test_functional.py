@@ -1,7 +1,6 @@
 """conv_lstm as users call it: the engines agree, and wrong arguments are refused by name."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from memx_fast import functional
 from memx_fast.geometry import InputConvolution, Padding, Pair
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("x", "weight_ih", "weight_hh", "bias", "weight_ch", "h_0", "c_0")
 STEPS, BATCH, INPUT_CHANNELS, HIDDEN = 3, 2, 3, 5
@@ -62,15 +63,6 @@ STRIDE = GEOMETRIES["stride"]
 fused_or_not = pytest.mark.parametrize("geometry", [SAME, STRIDE], ids=["fused", "conv2d"])
 every_engine = pytest.mark.parametrize("backend", ["cpp", "reference"])
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Problems this small only wait for their threads, and long on a busy machine."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def drawn(

@@ -611,6 +611,63 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: 
         )
 
 
+def test_inference_sees_every_change_of_the_weights() -> None:
+    """Packed weights are kept between calls, and never used for others than they were made from."""
+    case = Case(1, 1, 8, 16, 5, 5)
+    arguments = {
+        name: None if value is None else value.float() for name, value in case.arguments().items()
+    }
+
+    def changes() -> Iterator[None]:
+        weight = arguments["weight_hh"]
+        yield
+        weight[0, 0, 0, 0] += 1
+        yield
+        weight.data.mul_(0.5)
+        yield
+        arguments["weight_hh"] = weight.clone()
+        yield
+        arguments["weight_hh"] = weight.flip(0).transpose(2, 3)
+        yield
+        arguments["weight_ih"] = arguments["weight_ih"].double().add(1e-3).float()
+        yield
+        _C.tune(winograd=False)
+        yield
+        _C.tune()
+        for name in NAMES:
+            arguments[name] = arguments[name] if name == "c_0" else halved(arguments[name])
+        yield
+
+    def halved(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.bfloat16()
+
+    try:
+        for _ in changes():
+            kept = _C.kept_weights()["hits"]
+            first, again = (fused(case, arguments)[0] for _ in range(2))
+            assert _C.kept_weights()["hits"] >= kept + 1
+            assert torch.equal(first, again)
+            copies = {
+                name: None if value is None else value.clone() for name, value in arguments.items()
+            }
+            trained, _, _ = fused(case, cast(copies, first.dtype, c_0=torch.float32))
+            assert torch.equal(first, trained)
+    finally:
+        _C.tune()
+
+
+def test_kept_weights_are_bounded() -> None:
+    """However many models a process runs, 64 MiB are the most that stays."""
+    x = torch.zeros(1, 1, 1, 1, 1)
+    for number in range(80):
+        weight = torch.full((256, 64, 3, 3), float(number))
+        fused_arguments = (x, torch.zeros(256, 1, 1, 1), weight, None, None, None, None)
+        torch.ops.memx_fast.conv_lstm(*fused_arguments, (0, 0), False, False, 0)
+    kept = _C.kept_weights()
+    assert 1 < kept["entries"] < 80
+    assert kept["bytes"] <= 64 << 20
+
+
 def test_unknown_instruction_set() -> None:
     """The error names what was asked for and what there is."""
     with pytest.raises(ValueError, match="got 'sse9', this processor runs baseline"):

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from memx_fast import reference
 from memx_fast.geometry import InputConvolution, Padding, Pair
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("x", "weight_ih", "weight_hh", "bias", "weight_ch", "h_0", "c_0")
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -56,15 +57,6 @@ SAME = GEOMETRIES["same_odd"]
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 every_peephole = pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
 every_output_peephole = pytest.mark.parametrize("output_peephole", ["previous", "current"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Problems this small only wait for their threads, and long on a busy machine."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(usual)
 
 
 def drawn(

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "tuning.h"
+
 namespace memx {
 
 // at::empty, with huge pages where the system grants them on request. A sequence's results are
@@ -23,7 +25,7 @@ inline at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& op
   const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t last = (begin + tensor.nbytes()) / kHugePage * kHugePage;
   // Advice only: where it is refused, nothing changes.
-  if (first < last) {
+  if (tuning().huge_pages && first < last) {
     madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
   }
 #endif

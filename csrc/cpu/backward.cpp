@@ -245,7 +245,7 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
   const Saved saved{output, cells, gates};
   const Needs wanted{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6]};
   const Gradients g = dispatch_storage(x.scalar_type(), [&](auto storage) {
-    const Sequence<decltype(storage)> sequence(arguments);
+    const Sequence<decltype(storage)> sequence(arguments, false);
     return BackwardPass(sequence, incoming, saved, wanted).run();
   });
   return {g.x, g.weight_ih, g.weight_hh, g.bias, g.weight_ch, g.h_0, g.c_0};

@@ -88,7 +88,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
   TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
               saved_gates, ", expected 0 to ", x.size(0), " steps");
   const Results results = dispatch_storage(x.scalar_type(), [&](auto storage) {
-    return run(Sequence<decltype(storage)>(arguments), save_cells, saved_gates);
+    // Without cells there is no backward pass: this is inference, and the weights may stay.
+    return run(Sequence<decltype(storage)>(arguments, !save_cells), save_cells, saved_gates);
   });
   return {channels_first(results.output), channels_first(results.h_n), channels_first(results.c_n),
           results.cells, results.gates};

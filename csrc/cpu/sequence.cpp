@@ -115,7 +115,7 @@ Tile TileGrid::at(int64_t index) const {
 }
 
 template <class S>
-Sequence<S>::Sequence(const Arguments& given)
+Sequence<S>::Sequence(const Arguments& given, bool keep_weights)
     : arguments(given),
       steps(given.x.size(0)),
       sizes(sizes_of(given, engine().vector_bytes / int64_t(sizeof(A)))),
@@ -123,9 +123,10 @@ Sequence<S>::Sequence(const Arguments& given)
       kernels(engine().kernels<S>()) {
   const at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
   if (arguments.weight_ih.defined()) {
-    input_ = pack_convolution<A>(arguments.weight_ih, arguments.padding, sizes);
+    input_ = pack_convolution<A>(arguments.weight_ih, arguments.padding, sizes, keep_weights);
   }
-  hidden_ = pack_convolution<A>(arguments.weight_hh, same_padding(arguments.weight_hh), sizes);
+  hidden_ = pack_convolution<A>(arguments.weight_hh, same_padding(arguments.weight_hh), sizes,
+                                keep_weights);
   bias_ = pack_bias<A>(arguments.bias, sizes);
   peephole_weights_ = peephole_rows(arguments.weight_ch, sizes.hidden, dtype);
   if (arguments.c_0.defined()) {

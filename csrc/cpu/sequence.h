@@ -40,7 +40,8 @@ class Sequence {
  public:
   using A = accumulate_t<S>;
 
-  explicit Sequence(const Arguments& arguments);
+  // With `keep_weights` their packed form stays for later calls with the same ones.
+  Sequence(const Arguments& arguments, bool keep_weights);
 
   // Everything of step t except its outputs: the caller sets where C_{t-1}, H_{t-1} and the results
   // are for t > 0.

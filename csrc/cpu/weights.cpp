@@ -4,10 +4,18 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <array>
+#include <vector>
+
+#include "kept_weights.h"
+#include "tuning.h"
 
 namespace memx {
 namespace {
+
+// The widest panel: two vectors of 16 floats.
+constexpr int64_t kWidestPanel = 32;
 
 using Kernel3x3 = std::array<std::array<double, 3>, 3>;
 using Block4x4 = std::array<std::array<double, 4>, 4>;
@@ -15,19 +23,30 @@ using Block4x4 = std::array<std::array<double, 4>, 4>;
 // Rows of G of F(2x2, 3x3).
 constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
 
-// G g G^T, in double: packing adds no error of its own.
-Block4x4 transform_kernel(const Kernel3x3& g) {
-  Block4x4 out{};
-  for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 4; ++j) {
-      for (int y = 0; y < 3; ++y) {
-        for (int x = 0; x < 3; ++x) {
-          out[i][j] += kG[i][y] * g[y][x] * kG[j][x];
-        }
-      }
-    }
+// One row of each column of a panel multiplied by G: three numbers become four.
+void multiply_by_g(const double* g0, const double* g1, const double* g2, int64_t width, double* out,
+                   int64_t pitch) {
+  for (int64_t i = 0; i < width; ++i) {
+    const double outer = 0.5 * (g0[i] + g2[i]), inner = 0.5 * g1[i];
+    out[i] = g0[i];
+    out[pitch + i] = outer + inner;
+    out[2 * pitch + i] = outer - inner;
+    out[3 * pitch + i] = g2[i];
   }
-  return out;
+}
+
+// G g G^T for the kernels g [3][3][width] of a panel's columns, in double: packing adds no error of
+// its own. Result [4][4][width].
+void transform_kernels(const double* g, int64_t width, double* out) {
+  double half[4 * 3 * kWidestPanel];  // G g [4][3][width]
+  for (int64_t x = 0; x < 3; ++x) {
+    multiply_by_g(g + x * width, g + (3 + x) * width, g + (6 + x) * width, width, half + x * width,
+                  3 * width);
+  }
+  for (int64_t y = 0; y < 4; ++y) {
+    const double* row = half + y * 3 * width;
+    multiply_by_g(row, row + width, row + 2 * width, width, out + y * 4 * width, width);
+  }
 }
 
 // G^T u G: the gradient of a kernel from that of its transform.
@@ -50,8 +69,8 @@ constexpr int64_t kWinogradChannels = 8;
 
 template <class A>
 bool use_winograd(const Convolution<A>& convolution) {
-  return sizeof(A) == sizeof(float) && convolution.height == 3 && convolution.width == 3 &&
-         convolution.in_channels >= kWinogradChannels;
+  return tuning().winograd && sizeof(A) == sizeof(float) && convolution.height == 3 &&
+         convolution.width == 3 && convolution.in_channels >= kWinogradChannels;
 }
 
 // Where a gate column belongs: gate * C + c in the order of the parameters, or -1 for padding.
@@ -61,65 +80,86 @@ int64_t parameter_row(int64_t column, const Sizes& sizes) {
   return c < sizes.hidden ? vector % kGates * sizes.hidden + c : -1;
 }
 
-// Fills panels from value(column, channel, ky, kx), which gives 0 for padding.
-template <class A, class Value>
-PackedConvolution<A> pack(Convolution<A> convolution, int64_t columns, const Sizes& sizes,
-                          const Value& value) {
-  const int64_t width = sizes.panel_width();
+std::vector<int64_t> parameter_rows(const Sizes& sizes) {
+  std::vector<int64_t> rows(sizes.gate_columns());
+  for (int64_t column = 0; column < sizes.gate_columns(); ++column) {
+    rows[column] = parameter_row(column, sizes);
+  }
+  return rows;
+}
+
+// Panels filled from kernel(column, channel): a pointer to the taps of a kernel, `tap_pitch` apart
+// (backwards for a flipped kernel), or null for padding.
+template <class A, class Kernel>
+at::Tensor packed_panels(const Convolution<A>& convolution, int64_t width, int64_t tap_pitch,
+                         const Kernel& kernel) {
   const int64_t channels = convolution.in_channels;
-  const int64_t height = convolution.height, kernel_width = convolution.width;
-  convolution.panels = ceil_div(columns, width);
-  convolution.winograd = use_winograd(convolution);
-  const int64_t taps = convolution.winograd ? 16 : height * kernel_width;
+  const int64_t kernel_taps = convolution.height * convolution.width;
+  const int64_t taps = convolution.winograd ? 16 : kernel_taps;
   at::Tensor storage =
       at::empty({convolution.panels * taps * channels * width}, c10::CppTypeToScalarType<A>::value);
   A* const data = storage.data_ptr<A>();
-  at::parallel_for(0, convolution.panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * width; i < end * width; ++i) {
-      A* const out = data + i / width * taps * channels * width + i % width;
-      for (int64_t k = 0; k < channels; ++k) {
-        if (convolution.winograd) {
-          Kernel3x3 kernel;
-          for (int64_t y = 0; y < 3; ++y) {
-            for (int64_t x = 0; x < 3; ++x) {
-              kernel[y][x] = value(i, k, y, x);
-            }
-          }
-          const Block4x4 block = transform_kernel(kernel);
-          for (int64_t p = 0; p < taps; ++p) {
-            out[(p * channels + k) * width] = A(block[p / 4][p % 4]);
-          }
-        } else {
-          for (int64_t p = 0; p < taps; ++p) {
-            out[(p * channels + k) * width] = value(i, k, p / kernel_width, p % kernel_width);
-          }
+  at::parallel_for(0, convolution.panels * channels, 16, [&](int64_t begin, int64_t end) {
+    std::vector<double> given(kernel_taps * width), transformed(taps * width);
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t panel = job / channels, k = job % channels;
+      for (int64_t i = 0; i < width; ++i) {
+        const A* const from = kernel(panel * width + i, k);
+        for (int64_t p = 0; p < kernel_taps; ++p) {
+          given[p * width + i] = from == nullptr ? 0 : double(from[p * tap_pitch]);
         }
+      }
+      if (convolution.winograd) {
+        transform_kernels(given.data(), width, transformed.data());
+      }
+      const double* const values = convolution.winograd ? transformed.data() : given.data();
+      for (int64_t p = 0; p < taps; ++p) {
+        A* const out = data + ((panel * taps + p) * channels + k) * width;
+        std::copy(values + p * width, values + (p + 1) * width, out);
       }
     }
   });
-  convolution.weights = data;
-  return {convolution, storage};
+  return storage;
+}
+
+// The description of a convolution from `in_channels` to `columns` channels.
+template <class A>
+Convolution<A> describe(const at::Tensor& weight, int64_t in_channels, int64_t columns,
+                        Padding padding, const Sizes& sizes) {
+  Convolution<A> convolution;
+  convolution.in_channels = in_channels;
+  convolution.height = weight.size(2);
+  convolution.width = weight.size(3);
+  convolution.pad_rows = padding.rows;
+  convolution.pad_columns = padding.columns;
+  convolution.panels = ceil_div(columns, sizes.panel_width());
+  convolution.winograd = use_winograd(convolution);
+  return convolution;
 }
 
 }  // namespace
 
 template <class A>
-PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding,
-                                      const Sizes& sizes) {
-  const at::Tensor dense = weight.to(c10::CppTypeToScalarType<A>::value).contiguous();
-  const A* const w = dense.data_ptr<A>();
-  Convolution<A> convolution;
-  convolution.in_channels = weight.size(1);
-  convolution.height = weight.size(2);
-  convolution.width = weight.size(3);
-  convolution.pad_rows = padding.rows;
-  convolution.pad_columns = padding.columns;
-  const int64_t channels = weight.size(1), height = weight.size(2), width = weight.size(3);
-  return pack(convolution, sizes.gate_columns(), sizes,
-              [&](int64_t column, int64_t k, int64_t y, int64_t x) {
-                const int64_t row = parameter_row(column, sizes);
-                return row < 0 ? A(0) : w[((row * channels + k) * height + y) * width + x];
-              });
+PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding, const Sizes& sizes,
+                                      bool keep) {
+  constexpr at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
+  const int64_t channels = weight.size(1), taps = weight.size(2) * weight.size(3);
+  PackedConvolution<A> packed;
+  packed.convolution = describe<A>(weight, channels, sizes.gate_columns(), padding, sizes);
+  const auto pack = [&] {
+    const at::Tensor dense = weight.to(dtype).contiguous();
+    const A* const w = dense.data_ptr<A>();
+    const std::vector<int64_t> rows = parameter_rows(sizes);
+    return packed_panels(packed.convolution, sizes.panel_width(), 1,
+                         [&](int64_t column, int64_t k) {
+                           const int64_t row = rows[column];
+                           return row < 0 ? nullptr : w + (row * channels + k) * taps;
+                         });
+  };
+  const PackedLayout layout{dtype, sizes.lanes, packed.convolution.winograd};
+  packed.storage = keep ? kept_weights().get(weight, layout, pack) : pack();
+  packed.convolution.weights = packed.storage.template data_ptr<A>();
+  return packed;
 }
 
 template <class A>
@@ -127,20 +167,19 @@ PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, Paddi
                                                  const Sizes& sizes) {
   const at::Tensor dense = weight.to(c10::CppTypeToScalarType<A>::value).contiguous();
   const A* const w = dense.data_ptr<A>();
-  Convolution<A> convolution;
-  convolution.in_channels = sizes.gate_columns();
-  convolution.height = weight.size(2);
-  convolution.width = weight.size(3);
-  convolution.pad_rows = weight.size(2) - 1 - padding.rows;
-  convolution.pad_columns = weight.size(3) - 1 - padding.columns;
-  const int64_t channels = weight.size(1), height = weight.size(2), width = weight.size(3);
-  return pack(convolution, channels, sizes, [&](int64_t k, int64_t column, int64_t y, int64_t x) {
-    const int64_t row = parameter_row(column, sizes);
-    if (row < 0 || k >= channels) {
-      return A(0);
-    }
-    return w[((row * channels + k) * height + height - 1 - y) * width + width - 1 - x];
-  });
+  const int64_t channels = weight.size(1), taps = weight.size(2) * weight.size(3);
+  const Padding rest{weight.size(2) - 1 - padding.rows, weight.size(3) - 1 - padding.columns};
+  const std::vector<int64_t> rows = parameter_rows(sizes);
+  PackedConvolution<A> packed;
+  packed.convolution = describe<A>(weight, sizes.gate_columns(), channels, rest, sizes);
+  packed.storage =
+      packed_panels(packed.convolution, sizes.panel_width(), -1, [&](int64_t k, int64_t column) {
+        const bool padded = rows[column] < 0 || k >= channels;
+        const int64_t last_tap = taps - 1;
+        return padded ? nullptr : w + (rows[column] * channels + k) * taps + last_tap;
+      });
+  packed.convolution.weights = packed.storage.template data_ptr<A>();
+  return packed;
 }
 
 template <class A>
@@ -221,14 +260,14 @@ at::Tensor unpack_bias_gradient(const A* gradient, const Sizes& sizes, at::Scala
   return out.to(dtype);
 }
 
-#define MEMX_INSTANTIATE(A)                                                                 \
-  template PackedConvolution<A> pack_convolution(const at::Tensor&, Padding, const Sizes&); \
-  template PackedConvolution<A> pack_transposed_convolution(const at::Tensor&, Padding,     \
-                                                            const Sizes&);                  \
-  template at::Tensor pack_bias<A>(const at::Tensor&, const Sizes&);                        \
-  template int64_t weight_gradient_elements(const Convolution<A>&, const Sizes&);           \
-  template at::Tensor unpack_weight_gradient(const A*, const Convolution<A>&, const Sizes&, \
-                                             at::ScalarType);                               \
+#define MEMX_INSTANTIATE(A)                                                                       \
+  template PackedConvolution<A> pack_convolution(const at::Tensor&, Padding, const Sizes&, bool); \
+  template PackedConvolution<A> pack_transposed_convolution(const at::Tensor&, Padding,           \
+                                                            const Sizes&);                        \
+  template at::Tensor pack_bias<A>(const at::Tensor&, const Sizes&);                              \
+  template int64_t weight_gradient_elements(const Convolution<A>&, const Sizes&);                 \
+  template at::Tensor unpack_weight_gradient(const A*, const Convolution<A>&, const Sizes&,       \
+                                             at::ScalarType);                                     \
   template at::Tensor unpack_bias_gradient(const A*, const Sizes&, at::ScalarType);
 MEMX_INSTANTIATE(float)
 MEMX_INSTANTIATE(double)

@@ -19,10 +19,11 @@ struct Padding {
   int64_t rows, columns;
 };
 
-// weight (4C, K, kh, kw) -> gate columns from K channels: the forward convolution.
+// weight (4C, K, kh, kw) -> gate columns from K channels: the forward convolution. With `keep` the
+// packed form stays for later calls (kept_weights.h).
 template <class A>
-PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding,
-                                      const Sizes& sizes);
+PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding, const Sizes& sizes,
+                                      bool keep);
 
 // weight (4C, K, kh, kw) -> K channels from gate columns: the transpose of the convolution with that
 // padding. With the kernel turned round it is a convolution of stride 1 as well, padded with what

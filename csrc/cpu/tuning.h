@@ -1,0 +1,17 @@
+// Optimisations that can be switched off, to measure what each of them is worth.
+#pragma once
+
+namespace memx {
+
+struct Tuning {
+  bool winograd = true;    // F(2x2, 3x3) for 3 x 3 kernels in single precision
+  bool huge_pages = true;  // asked for where results are large
+};
+
+// What the next call of an operator will use. Not to be changed while kernels run.
+inline Tuning& tuning() {
+  static Tuning in_use;
+  return in_use;
+}
+
+}  // namespace memx
