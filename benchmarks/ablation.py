@@ -23,7 +23,7 @@ from memx_fast import _C
 from .machine import device_name
 from .report import RESULTS_FOLDER, file_stem
 from .rivals import Runner, build_fused
-from .workloads import PASSES, Problem, workload_named
+from .workloads import PASSES, Problem, Workload, workload_named
 
 DEFAULT_WORKLOADS = ("samm", "openstl", "pointwise")
 
@@ -80,9 +80,9 @@ class Line:
     ratio: float
 
 
-def measure(workload: str, work: str, rounds: int) -> list[Line]:
+def measure(workload: Workload, work: str, rounds: int) -> list[Line]:
     """Float32 times of every variant."""
-    problem = Problem.of(workload_named(workload))
+    problem = Problem.of(workload)
     taking_part = [variant for variant in variants() if work in variant.passes]
     runners = [build_fused(problem, "float32", variant.recompute) for variant in taking_part]
     times: list[list[float]] = [[] for _ in taking_part]
@@ -95,7 +95,7 @@ def measure(workload: str, work: str, rounds: int) -> list[Line]:
     return [
         Line(
             device_name(),
-            workload,
+            workload.name,
             work,
             variant.name,
             rounds,
@@ -153,7 +153,7 @@ def main() -> int:
         line
         for workload in options.workloads
         for work in PASSES
-        for line in measure(workload, work, options.rounds)
+        for line in measure(workload_named(workload), work, options.rounds)
     ]
     RESULTS_FOLDER.mkdir(exist_ok=True)
     write(RESULTS_FOLDER / f"{file_stem(device_name())}-ablation.csv", lines)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import contest, memory, report, results
+from benchmarks import ablation, contest, memory, report, results
 from benchmarks.contest import Effort, Entry
 from benchmarks.machine import Machine
 from benchmarks.results import Circumstances, Row
 from benchmarks.rivals import CONTENDERS, Contender, contender_named
-from benchmarks.workloads import WORKLOADS, Problem, Workload, workload_named
+from benchmarks.workloads import PASSES, WORKLOADS, Problem, Workload, workload_named
+from memx_fast import _C
 
 ROOT = Path(__file__).parents[1]
 BRIEF = Effort(rounds=3, seconds=0.0, preparation=60.0)
@@ -264,3 +265,23 @@ def test_suite_from_measurement_to_files(tmp_path: Path) -> None:
         "eager channels_last",
         "eager batched input",
     }
+
+
+def test_ablation_switches_one_thing_at_a_time(tmp_path: Path) -> None:
+    """Every variant is measured against everything on; afterwards the settings are as before."""
+    settings = (torch.get_num_threads(), _C.instruction_set())
+    lines = [line for work in PASSES for line in ablation.measure(TINY, work, rounds=2)]
+    assert (torch.get_num_threads(), _C.instruction_set()) == settings
+    names = {work: [line.variant for line in lines if line.work == work] for work in PASSES}
+    assert "direct convolution, no Winograd" in names["forward"]
+    assert set(names["training"]) - set(names["forward"]) == {
+        "gates of all steps kept",
+        "gates of no step kept",
+    }
+    assert all(line.rounds == 2 and line.median_ms > 0 for line in lines)
+    assert [line.ratio for line in lines if line.variant == "all optimisations"] == [1, 1]
+    table = ablation.markdown(lines).splitlines()
+    assert table[0] == "| time, relative | tiny, forward | tiny, training |"
+    assert len(table) == 2 + len(names["training"])
+    ablation.write(tmp_path / "ablation.csv", lines)
+    assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 1 + len(lines)
