@@ -7,6 +7,7 @@ which runs on plain PyTorch.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,18 +59,25 @@ def extension_arguments() -> dict:
 
         def run(self) -> None:
             compiler = get_cxx_compiler()
-            if shutil.which(compiler) is None:
+            if shutil.which(shlex.split(compiler)[0]) is None:
                 raise SystemExit(
                     "memx_fast needs a C++20 compiler to build its extension, "
                     f"and {compiler!r} was not found.\n"
                     f"Install one (Debian: apt install g++), name it in CXX, or {PURE_PYTHON}."
                 )
-            version = subprocess.run([compiler, "--version"], capture_output=True, text=True)
+            version = subprocess.run(
+                [*shlex.split(compiler), "--version"], capture_output=True, text=True
+            )
             facts = {
                 "torch": str(torch.__version__),
                 "extension_suffix": sysconfig.get_config_var("EXT_SUFFIX"),
                 "compiler": version.stdout.partition("\n")[0],
                 "flags": COMPILE_FLAGS,
+                "environment": {
+                    name: os.environ[name]
+                    for name in ("CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+                    if name in os.environ
+                },
             }
             record = json.dumps(facts, indent=1) + "\n"
             built = Path(self.build_lib, "memx_fast", "_build.json")

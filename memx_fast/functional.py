@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import backends, ops, reference
 from .arguments import Pair, described, share_or_flag
@@ -65,7 +66,8 @@ def conv_lstm(
             reference, which is plain PyTorch, ignores it.
         backend: ``"auto"`` for the fastest engine on the device of x, or the name of one:
             :func:`memx_fast.backends.available` lists them. Only ``"reference"`` can be
-            differentiated twice.
+            differentiated twice. Under ``torch.func`` and in forward-mode differentiation
+            ``"auto"`` is the reference.
 
     Returns:
         ``output`` of shape ``(T, B, C, H', W')``, the hidden state of every step, and
@@ -87,7 +89,8 @@ def conv_lstm(
     convolution = _input_convolution(weight_ih, padding, stride, dilation)
     _check_states(x, weight_hh, weight_ch, state, convolution)
 
-    if backends.resolve(backend, x.device) == "reference":
+    h_0, c_0 = (None, None) if state is None else state
+    if _engine(backend, x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0) == "reference":
         return reference.conv_lstm(
             x,
             weight_ih,
@@ -105,7 +108,6 @@ def conv_lstm(
         x = reference.input_gates(x, weight_ih, bias, convolution)
         weight_ih = bias = None
         convolution = _NO_CONVOLUTION
-    h_0, c_0 = (None, None) if state is None else state
     output, h_n, c_n = ops.fused_conv_lstm(
         x,
         weight_ih,
@@ -119,6 +121,33 @@ def conv_lstm(
         recompute=recompute,
     )
     return output, (h_n, c_n)
+
+
+def _engine(backend: str, x: Tensor, *others: Tensor | None) -> str:
+    """Name of the engine, which is the reference where only plain PyTorch knows what to do."""
+    engine: str = backends.resolve(backend, x.device)
+    if engine == "reference" or x.shape[1] == 0:
+        return "reference"
+    if not _is_transformed(x, *others):
+        return engine
+    if backend != "auto":
+        raise RuntimeError(
+            f"backend: got {backend!r} under torch.func or forward-mode differentiation, which "
+            'only plain PyTorch supports; use backend="auto" or "reference"'
+        )
+    return "reference"
+
+
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether torch.func or forward-mode differentiation is at work on the tensors."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(
+        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+        for tensor in tensors
+    )
 
 
 def _check_output_peephole(output_peephole: str) -> None:
@@ -174,9 +203,9 @@ def _check_weights(
     x: Tensor, weight_ih: Tensor | None, weight_hh: Tensor, bias: Tensor | None
 ) -> None:
     """Shapes of what does not depend on the size of the frames."""
-    if x.dim() != 5 or 0 in x.shape:
+    if x.dim() != 5 or 0 in (x.shape[0], *x.shape[2:]):
         raise ValueError(
-            f"x: got shape {tuple(x.shape)}, expected (T, B, channels, H, W), none of them 0"
+            f"x: got shape {tuple(x.shape)}, expected (T, B, channels, H, W), only B may be 0"
         )
     gates = 4 * _check_recurrent_weight(weight_hh)
     if weight_ih is None:

@@ -61,7 +61,8 @@ class ConvLSTM(Recurrence):
             pass instead of being kept: less memory, more time. True is 1, False is 0.
         backend: ``"auto"`` for the fastest engine on the device of x, or one of those that
             :func:`memx_fast.backends.available` lists. Only ``"reference"`` can be differentiated
-            twice.
+            twice; under ``torch.func`` and in forward-mode differentiation ``"auto"`` is the
+            reference.
         device: of the parameters.
         dtype: of the parameters: float32, float64, bfloat16 or float16.
 
@@ -169,7 +170,8 @@ class ConvLSTM(Recurrence):
     def forward(self, x: Tensor, state: States | None = None) -> tuple[Tensor, States]:
         """Run over a sequence; see the class for shapes."""
         shapes = "(B, T, C, H, W)" if self.batch_first else "(T, B, C, H, W)"
-        self._check_frames(x, f"{shapes} or (T, C, H, W)", (4, 5))
+        batch = 0 if self.batch_first else 1
+        self._check_frames(x, f"{shapes} or (T, C, H, W)", (4, 5), batch)
         unbatched = x.dim() == 4
         if unbatched:
             x = x.unsqueeze(1)
@@ -356,7 +358,7 @@ class ConvLSTMCell(Recurrence):
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """One step; see the class for shapes."""
-        self._check_frames(x, "(B, C, H, W) or (C, H, W)", (3, 4))
+        self._check_frames(x, "(B, C, H, W) or (C, H, W)", (3, 4), 0)
         unbatched = x.dim() == 3
         if unbatched:
             x = x.unsqueeze(0)

@@ -52,8 +52,9 @@ def fused_conv_lstm(
         padding: rows and columns of zeros around x, less than the kernel: the states have
             ``H = Hx + 2 rows - kh + 1`` rows. None keeps the size, for an odd kernel.
         output_peephole: ``"previous"`` or ``"current"``.
-        recompute: share of the steps, from 0 to 1 and rounded down to whole ones, whose gates are
-            computed again in the backward pass instead of being saved: the first ones.
+        recompute: share of the steps, from 0 to 1, to three places and rounded down to whole steps,
+            whose gates are computed again in the backward pass instead of being saved: the first
+            ones.
 
     Returns:
         ``(output, h_n, c_n)`` of shapes ``(T, B, C, H, W)``, ``(B, C, H, W)``, ``(B, C, H, W)``,
@@ -89,9 +90,16 @@ def fused_conv_lstm(
         padding,
         output_peephole == "current",
         differentiable,
-        x.shape[0] - torch.sym_int(recompute * x.shape[0]) if differentiable else 0,
+        _kept_steps(x.shape[0], recompute) if differentiable else 0,
     )
     return output, h_n, c_n
+
+
+def _kept_steps(steps: int, recompute: float) -> int:
+    """Number of steps whose gates are kept, in whole numbers so that tracing can follow them."""
+    if torch.compiler.is_exporting():
+        return 0  # mostly exported for inference; and torch.export accepts no other for any steps
+    return steps - steps * round(1000 * recompute) // 1000
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -143,14 +143,16 @@ class Recurrence(nn.Module):
             backend=self.backend,
         )
 
-    def _check_frames(self, x: Tensor, shapes: str, dims: tuple[int, int]) -> None:
-        """``shapes`` and the two numbers of ``dims`` are what x may look like."""
+    def _check_frames(self, x: Tensor, shapes: str, dims: tuple[int, int], batch: int) -> None:
+        """``shapes`` and the two numbers of ``dims`` are what x may look like.
+
+        With the second of these, the dimension ``batch`` may be 0.
+        """
         if not isinstance(x, Tensor):
             raise TypeError(f"x: got {described(x)}, expected a tensor")
-        if x.dim() not in dims or 0 in x.shape:
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}, expected {shapes}, none of the sizes 0"
-            )
+        sizes = [size for index, size in enumerate(x.shape) if (x.dim(), index) != (dims[1], batch)]
+        if x.dim() not in dims or 0 in sizes:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected {shapes}, only B may be 0")
         if x.shape[-3] != self.input_channels:
             raise ValueError(
                 f"x: got {x.shape[-3]} channels in shape {tuple(x.shape)}, "

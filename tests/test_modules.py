@@ -310,6 +310,28 @@ def test_compiled_in_one_graph() -> None:
     torch.testing.assert_close(*results)
 
 
+def test_exported_with_any_number_of_steps() -> None:
+    """torch.export with a dynamic time axis, in training mode; the program runs other lengths."""
+    layer = randomised(ConvLSTM(2, 3, recompute=0.29))
+    steps = torch.export.Dim("steps", min=2)
+    x = frames(4, 1, 2, 5, 5, dtype=torch.float32)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: steps},)).module()
+    longer = frames(7, 1, 2, 5, 5, dtype=torch.float32)
+    assert torch.equal(program(longer)[0], layer(longer)[0])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_empty_batch(batch_first: bool) -> None:
+    """As nn.LSTM's: no sequences in, none out, and gradients of zero."""
+    layer = ConvLSTM(2, 3, num_layers=2, batch_first=batch_first, padding="valid")
+    shape = (0, 4) if batch_first else (4, 0)
+    output, (h_n, c_n) = layer(torch.zeros(*shape, 2, 6, 7))
+    assert output.shape == (*shape, 3, 4, 5)
+    assert h_n.shape == c_n.shape == (2, 0, 3, 4, 5)
+    output.sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in layer.parameters())
+
+
 @pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
 def test_cell_steps_through_a_layer(peephole: str | None) -> None:
     """Cell after cell with the same weights gives the layer's output, batched and not."""

@@ -595,6 +595,9 @@ def test_half_conversions_are_exact(dtype: torch.dtype, instruction_set: str) ->
         ({"weight_ch": torch.zeros(3, 3, 4, 5)}, "weight_ch has shape"),
         ({"h_0": torch.zeros(1, 3, 4, 5)}, "h_0 has shape"),
         ({"c_0": torch.zeros(1, 3, 4, 4, dtype=torch.bfloat16)}, "c_0 has dtype"),
+        ({"weight_hh": torch.zeros(0, 0, 3, 3)}, "weight_hh has shape"),
+        ({"x": torch.zeros(2, 0, 2, 4, 4)}, "x has shape"),
+        ({"padding": (1,)}, "padding has 1 number"),
     ],
 )
 def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: str) -> None:
@@ -607,8 +610,79 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: 
     }
     with pytest.raises(RuntimeError, match=message):
         torch.ops.memx_fast.conv_lstm(
-            *({**arguments, **change}[name] for name in NAMES), (1, 1), False, False, 0
+            *({**arguments, **change}[name] for name in NAMES),
+            change.get("padding", (1, 1)),
+            False,
+            False,
+            0,
         )
+
+
+def test_results_may_be_changed_in_place() -> None:
+    """To autograd they are no views of one another; what is saved is guarded as everywhere."""
+    case = Case(2, 1, 2, 3, 4, 4)
+    arguments = cast(case.arguments(), torch.float64)
+    expected = fused(case, arguments)
+    output, h_n, c_n = fused(case, arguments)
+    h_n.mul_(2)
+    c_n.add_(1)
+    assert torch.equal(h_n, 2 * expected[1])
+    (found,) = torch.autograd.grad((h_n * c_n).sum(), arguments["x"], retain_graph=True)
+    loss = (2 * expected[1] * (expected[2] + 1)).sum()
+    assert torch.equal(found, torch.autograd.grad(loss, arguments["x"])[0])
+    output.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def backward_arguments() -> dict[str, object]:
+    """What the backward operator gets for a tiny layer."""
+    x, weight_ih, weight_hh = (
+        torch.ones(2, 1, 3, 5, 5),
+        torch.ones(8, 3, 3, 3),
+        torch.ones(8, 2, 3, 3),
+    )
+    results = torch.ops.memx_fast.conv_lstm(
+        x, weight_ih, weight_hh, None, None, None, None, (1, 1), False, True, 1
+    )
+    output, h_n, c_n, cells, gates = results
+    return {
+        **{"grad_output": torch.ones_like(output), "grad_h_n": h_n, "grad_c_n": c_n},
+        **{"x": x, "weight_ih": weight_ih, "weight_hh": weight_hh},
+        **dict.fromkeys(("bias", "weight_ch", "h_0", "c_0")),
+        **{"output": output, "cells": cells, "gates": gates, "padding": (1, 1)},
+        **{"output_sees_current": False, "needs": [True] * 7},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grad_output": torch.ones(2, 1, 1, 5, 5)}, "grad_output has shape"),
+        ({"grad_output": torch.ones(2, 1, 2, 5, 5).double()}, "grad_output has dtype"),
+        ({"grad_h_n": torch.ones(1, 2, 5, 4)}, "grad_h_n has shape"),
+        ({"grad_c_n": torch.ones(1, 2, 5, 5).double()}, "grad_c_n has dtype"),
+        ({"output": torch.ones(1, 1, 1, 1, 1)}, "output has shape"),
+        ({"cells": torch.ones(1, 1, 1, 1, 1)}, "cells has shape"),
+        ({"cells": torch.ones(2, 1, 5, 2, 5).mT}, "cells and gates must be"),
+        ({"gates": torch.ones(9, 1, 1, 1, 1, 1)}, "gates has shape"),
+        ({"gates": torch.ones(3, 1, 5, 5, 4, 2)}, "gates has shape"),
+        ({"gates": torch.ones(1)}, "gates has shape"),
+        ({"padding": (1, 1, 7)}, "padding has 3 numbers"),
+    ],
+)
+def test_backward_operator_refuses_what_does_not_fit(
+    change: dict[str, object], message: str
+) -> None:
+    """Nor does the backward operator read out of bounds."""
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.memx_fast.conv_lstm_backward(*{**backward_arguments(), **change}.values())
+
+
+def test_gradients_of_absent_arguments_are_empty() -> None:
+    """Whoever asks for them gets what the fake kernel says: nothing."""
+    found = torch.ops.memx_fast.conv_lstm_backward(*backward_arguments().values())
+    assert [gradient.numel() > 0 for gradient in found] == [True] * 3 + [False] * 2 + [True] * 2
 
 
 def test_inference_sees_every_change_of_the_weights() -> None:

@@ -1,6 +1,7 @@
 // The backward pass over a sequence: one parallel sweep over the tiles a step, from the last step to
 // the first, another for the gradient of X_t where it is wanted, and a last one for that of H_0.
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -22,6 +23,32 @@ struct Saved {
 struct Gradients {
   at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;  // empty where not wanted
 };
+
+void check_incoming(const Arguments& arguments, const Incoming& incoming) {
+  const auto [B, H, W, C, lanes] = sizes_of(arguments, 1);
+  const at::ScalarType dtype = arguments.x.scalar_type();
+  check_shape("grad_output", incoming.output, {arguments.x.size(0), B, C, H, W});
+  check_shape("grad_h_n", incoming.h_n, {B, C, H, W});
+  check_shape("grad_c_n", incoming.c_n, {B, C, H, W});
+  check_dtype("grad_output", incoming.output, dtype);
+  check_dtype("grad_h_n", incoming.h_n, dtype);
+  check_dtype("grad_c_n", incoming.c_n, accumulate_dtype(dtype));
+}
+
+void check_saved(const Arguments& arguments, const Saved& saved) {
+  const auto [B, H, W, C, lanes] = sizes_of(arguments, 1);
+  const int64_t T = arguments.x.size(0);
+  const at::ScalarType dtype = arguments.x.scalar_type();
+  check_shape("output", saved.output, {T, B, C, H, W});
+  check_shape("cells", saved.cells, {T, B, H, W, C});
+  const int64_t saved_gates = saved.gates.dim() == 6 ? std::min(saved.gates.size(0), T) : T;
+  check_shape("gates", saved.gates, {saved_gates, B, H, W, kGates, C});
+  check_dtype("output", saved.output, dtype);
+  check_dtype("cells", saved.cells, accumulate_dtype(dtype));
+  check_dtype("gates", saved.gates, dtype);
+  TORCH_CHECK(saved.cells.is_contiguous() && saved.gates.is_contiguous(),
+              "memx_fast: cells and gates must be as conv_lstm returned them");
+}
 
 // Two planes of gate gradients [B, H + border, W + border, gate columns], of steps t and t+1 in
 // turn. The border is zero and never written: it is what the transposed convolution sees outside
@@ -228,22 +255,21 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
                        at::IntArrayRef padding, bool output_sees_current,
                        std::array<bool, 7> needs) {
-  const Arguments arguments{x,
-                            weight_ih.value_or(at::Tensor()),
-                            weight_hh,
-                            bias.value_or(at::Tensor()),
-                            weight_ch.value_or(at::Tensor()),
-                            h_0.value_or(at::Tensor()),
-                            c_0.value_or(at::Tensor()),
-                            {padding[0], padding[1]},
-                            output_sees_current};
-  check_arguments(arguments);
-  TORCH_CHECK(cells.dim() == 5, "memx_fast: cells has shape ", cells.sizes(),
-              ", expected the (T, B, H, W, C) that conv_lstm returns with save_cells=True");
+  const at::AutoDispatchBelowADInplaceOrView no_views;
+  const Arguments arguments = checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0,
+                                                padding, output_sees_current);
   const Incoming incoming{grad_output.value_or(at::Tensor()), grad_h_n.value_or(at::Tensor()),
                           grad_c_n.value_or(at::Tensor())};
   const Saved saved{output, cells, gates};
-  const Needs wanted{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6]};
+  check_incoming(arguments, incoming);
+  check_saved(arguments, saved);
+  const Needs wanted{needs[0],
+                     needs[1] && arguments.weight_ih.defined(),
+                     needs[2],
+                     needs[3] && arguments.bias.defined(),
+                     needs[4] && arguments.weight_ch.defined(),
+                     needs[5],
+                     needs[6]};
   const Gradients g = dispatch_storage(x.scalar_type(), [&](auto storage) {
     const Sequence<decltype(storage)> sequence(arguments, false);
     return BackwardPass(sequence, incoming, saved, wanted).run();

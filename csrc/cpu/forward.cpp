@@ -1,5 +1,6 @@
 // The forward pass over a sequence: one parallel sweep over the tiles a step.
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -75,16 +76,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
     at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates) {
-  const Arguments arguments{x,
-                            weight_ih.value_or(at::Tensor()),
-                            weight_hh,
-                            bias.value_or(at::Tensor()),
-                            weight_ch.value_or(at::Tensor()),
-                            h_0.value_or(at::Tensor()),
-                            c_0.value_or(at::Tensor()),
-                            {padding[0], padding[1]},
-                            output_sees_current};
-  check_arguments(arguments);
+  // Results are made here and nowhere else: to autograd none of them is a view of another.
+  const at::AutoDispatchBelowADInplaceOrView no_views;
+  const Arguments arguments = checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0,
+                                                padding, output_sees_current);
   TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
               saved_gates, ", expected 0 to ", x.size(0), " steps");
   const Results results = dispatch_storage(x.scalar_type(), [&](auto storage) {

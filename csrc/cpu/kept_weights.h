@@ -36,22 +36,13 @@ class KeptWeights {
     if (!weight.is_contiguous() || int64_t(weight.nbytes()) > kMostBytes / 4) {
       return pack();
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-      if (entry->layout == layout && same_content(entry->weight, weight)) {
-        entries_.splice(entries_.begin(), entries_, entry);
-        ++hits_;
-        return entry->packed;
-      }
+    if (const at::Tensor found = find(weight, layout); found.defined()) {
+      return found;
     }
-    entries_.push_front({at::clone(weight.detach()), layout, pack()});
-    bytes_ += entries_.front().bytes();
-    const at::Tensor packed = entries_.front().packed;
-    while (bytes_ > kMostBytes) {
-      bytes_ -= entries_.back().bytes();
-      entries_.pop_back();
-    }
-    return packed;
+    // Unlocked: others may look and pack meanwhile. Two that pack the same keep it twice.
+    const Entry entry{at::clone(weight.detach()), layout, pack()};
+    insert(entry);
+    return entry.packed;
   }
 
   Statistics statistics() const {
@@ -69,6 +60,28 @@ class KeptWeights {
 
     int64_t bytes() const { return weight.nbytes() + packed.nbytes(); }
   };
+
+  at::Tensor find(const at::Tensor& weight, const PackedLayout& layout) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+      if (entry->layout == layout && same_content(entry->weight, weight)) {
+        entries_.splice(entries_.begin(), entries_, entry);
+        ++hits_;
+        return entry->packed;
+      }
+    }
+    return {};
+  }
+
+  void insert(const Entry& entry) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    entries_.push_front(entry);
+    bytes_ += entry.bytes();
+    while (bytes_ > kMostBytes) {
+      bytes_ -= entries_.back().bytes();
+      entries_.pop_back();
+    }
+  }
 
   static bool same_content(const at::Tensor& one, const at::Tensor& other) {
     return one.scalar_type() == other.scalar_type() && one.sizes() == other.sizes() &&

@@ -5,8 +5,6 @@
 #include <algorithm>
 
 namespace memx {
-namespace {
-
 void check_dtype(const char* name, const at::Tensor& tensor, at::ScalarType expected) {
   TORCH_CHECK(!tensor.defined() || tensor.scalar_type() == expected, "memx_fast: ", name,
               " has dtype ", tensor.scalar_type(), ", expected ", expected);
@@ -17,7 +15,6 @@ void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef exp
               tensor.sizes(), ", expected ", expected);
 }
 
-// The size of the states: that of the frames after the input convolution.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
   const at::Tensor& x = arguments.x;
   const at::Tensor& weight = arguments.weight_ih;
@@ -27,6 +24,8 @@ Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
           x.size(4) + 2 * arguments.padding.columns - kernel_columns + 1,
           arguments.weight_hh.size(1), lanes};
 }
+
+namespace {
 
 void check_padding(const Arguments& arguments) {
   const at::Tensor& weight = arguments.weight_ih;
@@ -51,15 +50,13 @@ at::Tensor peephole_rows(const at::Tensor& weight, int64_t hidden, at::ScalarTyp
   return rows.to(dtype).contiguous();
 }
 
-}  // namespace
-
 void check_arguments(const Arguments& arguments) {
   const at::Tensor& x = arguments.x;
   const at::Tensor& weight_hh = arguments.weight_hh;
   TORCH_CHECK(x.dim() == 5 && x.numel() > 0, "memx_fast: x has shape ", x.sizes(),
               ", expected a non-empty (T, B, channels, H, W)");
   TORCH_CHECK(weight_hh.dim() == 4 && weight_hh.size(0) == kGates * weight_hh.size(1) &&
-                  weight_hh.size(2) % 2 == 1 && weight_hh.size(3) % 2 == 1,
+                  weight_hh.numel() > 0 && weight_hh.size(2) % 2 == 1 && weight_hh.size(3) % 2 == 1,
               "memx_fast: weight_hh has shape ", weight_hh.sizes(),
               ", expected (4C, C, kh, kw) with an odd kernel");
   const int64_t hidden = weight_hh.size(1);
@@ -89,6 +86,29 @@ void check_arguments(const Arguments& arguments) {
   check_dtype("weight_ch", arguments.weight_ch, dtype);
   check_dtype("h_0", arguments.h_0, dtype);
   check_dtype("c_0", arguments.c_0, accumulate_dtype(dtype));
+}
+
+}  // namespace
+
+Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>& weight_ih,
+                            const at::Tensor& weight_hh, const std::optional<at::Tensor>& bias,
+                            const std::optional<at::Tensor>& weight_ch,
+                            const std::optional<at::Tensor>& h_0,
+                            const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
+                            bool output_sees_current) {
+  TORCH_CHECK(padding.size() == 2, "memx_fast: padding has ", padding.size(),
+              " numbers, expected rows and columns");
+  const Arguments arguments{x,
+                            weight_ih.value_or(at::Tensor()),
+                            weight_hh,
+                            bias.value_or(at::Tensor()),
+                            weight_ch.value_or(at::Tensor()),
+                            h_0.value_or(at::Tensor()),
+                            c_0.value_or(at::Tensor()),
+                            {padding[0], padding[1]},
+                            output_sees_current};
+  check_arguments(arguments);
+  return arguments;
 }
 
 // A tile's gate panels should stay in the second-level cache beside its transformed input. Rows

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "engine.h"
 #include "weights.h"
 
@@ -16,8 +18,21 @@ struct Arguments {
   bool output_sees_current;
 };
 
-// Throws c10::Error, with the offending shape or dtype, unless the arguments fit together.
-void check_arguments(const Arguments& arguments);
+// The arguments as the operators get them. Throws c10::Error, with the offending shape or dtype,
+// unless they fit together.
+Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>& weight_ih,
+                            const at::Tensor& weight_hh, const std::optional<at::Tensor>& bias,
+                            const std::optional<at::Tensor>& weight_ch,
+                            const std::optional<at::Tensor>& h_0,
+                            const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
+                            bool output_sees_current);
+
+// Batch, sizes of the states and hidden channels that the arguments lead to.
+Sizes sizes_of(const Arguments& arguments, int64_t lanes);
+
+// Each throws c10::Error with the tensor's name; an undefined tensor passes.
+void check_dtype(const char* name, const at::Tensor& tensor, at::ScalarType expected);
+void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef expected);
 
 // The fixed partition of a batch of images into tiles. It depends on the shapes only, never on the
 // number of threads.
