@@ -1,0 +1,139 @@
+"""Problems for the fused operator, and plain PyTorch to compare with: shared by its tests."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memx_fast import ops
+
+NAMES = ("x", "weight_ih", "weight_hh", "bias", "weight_ch", "h_0", "c_0")
+HALF_TYPES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem. ``input_channels`` 0 means ready-made input gates."""
+
+    steps: int
+    batch: int
+    input_channels: int
+    hidden: int
+    height: int
+    width: int
+    kernel: tuple[int, int] = (3, 3)
+    input_kernel: tuple[int, int] = (3, 3)
+    padding: tuple[int, int] | None = None  # of the input convolution; None keeps the size
+    peephole: str | None = None
+    output_peephole: str = "previous"
+    states: bool = True
+    bias: bool = True
+
+    def arguments(self, seed: int = 0) -> dict[str, Tensor | None]:
+        """Float64 arguments at the scale of a freshly initialised network."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int, scale: float = 1.0) -> Tensor:
+            return scale * torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+        gates, image = 4 * self.hidden, (self.height, self.width)
+        fan_in = self.input_channels * self.input_kernel[0] * self.input_kernel[1]
+        fan_hidden = self.hidden * self.kernel[0] * self.kernel[1]
+        peephole = {None: None, "channel": (), "spatial": image}[self.peephole]
+        return {
+            "x": draw(self.steps, self.batch, self.input_channels or gates, *self.frame()),
+            "weight_ih": draw(gates, self.input_channels, *self.input_kernel, scale=fan_in**-0.5)
+            if self.input_channels
+            else None,
+            "weight_hh": draw(gates, self.hidden, *self.kernel, scale=fan_hidden**-0.5),
+            "bias": draw(gates, scale=0.5) if self.bias else None,
+            "weight_ch": None if peephole is None else draw(3, self.hidden, *peephole, scale=0.3),
+            "h_0": draw(self.batch, self.hidden, *image, scale=0.5) if self.states else None,
+            "c_0": draw(self.batch, self.hidden, *image, scale=0.5) if self.states else None,
+        }
+
+    def frame(self) -> tuple[int, int]:
+        """The size of x for states of height x width."""
+        if not self.input_channels or self.padding is None:
+            return self.height, self.width
+        return (
+            self.height - 2 * self.padding[0] + self.input_kernel[0] - 1,
+            self.width - 2 * self.padding[1] + self.input_kernel[1] - 1,
+        )
+
+    def incoming(self, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of output, h_n and c_n."""
+        generator = torch.Generator().manual_seed(seed)
+        state = (self.batch, self.hidden, self.height, self.width)
+        return tuple(
+            torch.randn(shape, dtype=torch.float64, generator=generator)
+            for shape in ((self.steps, *state), state, state)
+        )
+
+
+def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.0):
+    return ops.fused_conv_lstm(
+        *(arguments[name] for name in NAMES),
+        padding=case.padding,
+        output_peephole=case.output_peephole,
+        recompute=recompute,
+    )
+
+
+def plain(case: Case, arguments: dict[str, Tensor | None]):
+    """Equations (1)-(5) in plain PyTorch, everything in the dtype of the arguments."""
+    x, weight_ih, weight_hh, bias, weight_ch, hidden, cell = (arguments[name] for name in NAMES)
+    if weight_ih is not None:
+        padding = case.padding or tuple(size // 2 for size in weight_ih.shape[2:])
+        gates_x = torch.nn.functional.conv2d(x.flatten(0, 1), weight_ih, bias, padding=padding)
+        gates_x = gates_x.unflatten(0, x.shape[:2])
+    else:
+        gates_x = x if bias is None else x + bias[:, None, None]
+    state = (x.shape[1], weight_hh.shape[1], *gates_x.shape[3:])
+    hidden = x.new_zeros(state) if hidden is None else hidden
+    cell = x.new_zeros(state) if cell is None else cell
+    peepholes = (0.0, 0.0, 0.0) if weight_ch is None else weight_ch.unbind()
+    if weight_ch is not None and weight_ch.dim() == 2:
+        peepholes = tuple(peephole[:, None, None] for peephole in peepholes)
+    same = [size // 2 for size in weight_hh.shape[2:]]
+    output = []
+    for gates_t in gates_x:
+        z = gates_t + torch.nn.functional.conv2d(hidden, weight_hh, padding=same)
+        z_i, z_f, z_g, z_o = z.chunk(4, 1)
+        previous = cell
+        i = torch.sigmoid(z_i + peepholes[0] * previous)
+        f = torch.sigmoid(z_f + peepholes[1] * previous)
+        cell = f * previous + i * torch.tanh(z_g)
+        seen = cell if case.output_peephole == "current" else previous
+        hidden = torch.sigmoid(z_o + peepholes[2] * seen) * torch.tanh(cell)
+        output.append(hidden)
+    return torch.stack(output), hidden, cell
+
+
+def cast(arguments: dict[str, Tensor | None], dtype: torch.dtype, c_0: torch.dtype | None = None):
+    """Leaves of another dtype that need gradients."""
+    return {
+        name: None
+        if value is None
+        else value.to(c_0 if name == "c_0" and c_0 else dtype).requires_grad_()
+        for name, value in arguments.items()
+    }
+
+
+def results_and_gradients(function, case: Case, arguments, incoming) -> dict[str, Tensor]:
+    """Everything a call gives: the three results and the gradient of every argument."""
+    results = function(case, arguments)
+    leaves = {name: value for name, value in arguments.items() if value is not None}
+    grads = torch.autograd.grad(
+        results,
+        tuple(leaves.values()),
+        [grad.to(result.dtype) for grad, result in zip(incoming, results, strict=True)],
+    )
+    found = dict(zip(("output", "h_n", "c_n"), results, strict=True))
+    found |= {f"grad of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+    return {name: value.detach() for name, value in found.items()}
+
+
+def distance(found: Tensor, exact: Tensor) -> float:
+    """Relative error in the Euclidean norm."""
+    return ((found.double() - exact).norm() / exact.norm().clamp_min(1e-30)).item()
