@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import memx_fast
 from memx_fast import backends
 from memx_fast.samm import cache, dataset, folds, synthetic
 from memx_fast.samm.labels import TASKS, taking_part
+from memx_fast.samm.progress import bar
 from memx_fast.samm.report import FoldResult, Report
 from memx_fast.samm.runs import Run, short_name
 from memx_fast.samm.training import Clips, Outcome, Recipe, Trainer, seconds_a_step
@@ -33,16 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     try:
         _train(options)
-    except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"train-samm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
-            "\ntrain-samm: interrupted; the same command goes on after the last finished epoch",
+            "\ntrain-samm: interrupted; finished data and epochs are kept, and the same command "
+            "goes on after them",
             file=sys.stderr,
         )
         return _INTERRUPTED
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> None:
     """Data, folds, report."""
     recipe = _recipe(options)
+    _prepare_machine(options)
     found = _load(options)
     task = TASKS[options.classes]
     chosen, labels = taking_part(task, found.clips)
@@ -61,8 +63,9 @@ def _train(options: argparse.Namespace) -> None:
     split = folds.split(labels, subjects, options.folds, options.seed)
 
     settings = {
-        "data": str(options.data or "built-in"),
-        "frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
+        "data_sha256": _digest(
+            frames, [found.clips[index].name for index in chosen], labels, split
+        ),
         "classes": options.classes,
         "size": options.size,
         "frames": options.frames,
@@ -72,8 +75,9 @@ def _train(options: argparse.Namespace) -> None:
         "seed": options.seed,
         **asdict(recipe),
     }
-    name = f"{'built-in' if options.data is None else options.data.name}-{options.classes}-classes"
-    run = Run(options.out or Path("runs") / f"{name}-{short_name(settings)}", settings)
+    source = "built-in" if options.data is None else options.data.resolve().name
+    name = f"{source}-{options.classes}-classes-{short_name(settings)}"
+    run = Run(options.out or Path("runs", name), settings)
     _introduce(options, clips, split[0], recipe, subjects, run)
 
     results = []
@@ -86,6 +90,7 @@ def _train(options: argparse.Namespace) -> None:
 
     report = Report(task, labels, results)
     facts = {
+        "data": "built-in" if options.data is None else str(options.data.resolve()),
         "settings": settings,
         "versions": {"memx_fast": memx_fast.__version__, "torch": torch.__version__},
         "backend": backends.resolve(options.backend, torch.device(options.device)),
@@ -96,6 +101,28 @@ def _train(options: argparse.Namespace) -> None:
     run.write_report(report, facts)
     print(f"\n{report.text()}\n\nwritten to {run.folder}: report.txt, report.json, confusion.png,")
     print("curves.png, and for every fold its outcome (.json) and weights (.pt)")
+
+
+def _prepare_machine(options: argparse.Namespace) -> None:
+    """Threads, device and engine; what is wrong with them is said before any work is done."""
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads: got {options.threads}, expected at least 1")
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {options.device}, but PyTorch finds no CUDA device here")
+    backends.resolve(options.backend, device)
+
+
+def _digest(
+    frames: np.ndarray, names: list[str], labels: np.ndarray, split: list[folds.Fold]
+) -> str:
+    """Changes whenever a clip, its label, or the part it plays in a fold does."""
+    digest = hashlib.sha256(frames.tobytes())
+    parts = [[part.tolist() for part in astuple(fold)] for fold in split]
+    digest.update(json.dumps([names, labels.tolist(), parts]).encode())
+    return digest.hexdigest()
 
 
 def _load(options: argparse.Namespace) -> dataset.ClipSet:
@@ -115,6 +142,7 @@ def _load(options: argparse.Namespace) -> dataset.ClipSet:
         channels=options.channels,
         crop=options.crop,
         strict=options.strict,
+        workbook=options.workbook,
         cache_dir=options.cache_dir,
         progress=True,
     )
@@ -172,25 +200,27 @@ def _introduce(
     remaining = sum(run.outcome(number) is None for number in range(1, options.folds + 1))
     steps = remaining * recipe.epochs * trainer.steps_an_epoch
     if steps:
-        minutes = steps * seconds_a_step(trainer, clips, recipe.batch) / 60
-        print(f"about {minutes:.0f} minutes for {remaining} folds, less if training stops early")
+        minutes = math.ceil(steps * seconds_a_step(trainer, clips, recipe.batch) / 60)
+        print(
+            f"at most {minutes} minute{'s' * (minutes > 1)} for {remaining} "
+            f"fold{'s' * (remaining > 1)}; less if training stops early"
+        )
 
 
 def _train_fold(run: Run, trainer: Trainer, number: int, options: argparse.Namespace) -> Outcome:
     """Train one fold from where it was left to its end."""
     run.resume(number, trainer)
     steps = trainer.steps_an_epoch
-    with tqdm(
-        desc=f"fold {number} of {options.folds}",
-        mininterval=0.2 if sys.stderr.isatty() else 30,
-        total=options.epochs * steps,
-        initial=len(trainer.history) * steps,
-        unit="batch",
-    ) as bar:
+    with bar(
+        f"fold {number} of {options.folds}",
+        options.epochs * steps,
+        "batch",
+        done=len(trainer.history) * steps,
+    ) as done:
         while not trainer.finished:
-            epoch = trainer.run_epoch(bar.update)
+            epoch = trainer.run_epoch(done.update)
             run.keep(number, trainer)
-            bar.set_postfix(
+            done.set_postfix(
                 epoch=epoch.number,
                 loss=f"{epoch.training_loss:.3f}",
                 validation_uar=f"{100 * epoch.validation_uar:.0f}%",
@@ -220,8 +250,8 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Train the shallow ConvLSTM network for micro-expressions on SAMM, in five folds that "
             "share no subject, and report what it is worth beside the majority class. The defaults "
-            "are the paper's protocol. A run that was interrupted goes on when the same command is "
-            "given again."
+            "are the paper's protocol, where it gives one. A run that was interrupted goes on when "
+            "the same command is given again."
         ),
         formatter_class=_Help,
     )
@@ -248,6 +278,9 @@ def _add_data_options(group: Any) -> None:
         metavar="FOLDER",
         help="the SAMM release: workbook and <subject>/<clip>/*.jpg; without it, built-in drawn "
         "faces in the same format",
+    )
+    group.add_argument(
+        "--workbook", type=Path, metavar="FILE", help="annotations, if not found in the folder"
     )
     group.add_argument("--classes", type=int, choices=sorted(TASKS), default=3, help="task")
     group.add_argument("--size", type=int, default=90, help="height and width, pixels")

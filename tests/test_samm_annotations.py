@@ -212,3 +212,33 @@ def test_files_that_are_no_workbook(tmp_path: Path) -> None:
     openpyxl.Workbook().save(other)
     with pytest.raises(ValueError, match=r"other\.xlsx.*Onset Frame"):
         read(other)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_of_any_spreadsheet(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    """Separators and encodings that spreadsheet programs write."""
+    path = tmp_path / "SAMM_Micro_FACS_Codes_v2.csv"
+    lines = (["Überschrift"], HEADER, row())
+    text = "\n".join(delimiter.join(map(str, cells)) for cells in lines)
+    path.write_bytes(text.encode(encoding))
+    clips, defects = read(path)
+    assert [clip.name for clip in clips] == ["006_1_2"]
+    assert not defects
+
+
+def test_csv_in_another_encoding_is_named(tmp_path: Path) -> None:
+    """The file and the way out are in the message."""
+    path = tmp_path / "codes.csv"
+    path.write_bytes("Überschrift\n".encode("cp1252"))
+    with pytest.raises(
+        ValueError, match=r"codes\.csv is no text in UTF-8 .* export it as CSV UTF-8"
+    ):
+        read(path)
+
+
+def test_apex_of_an_endless_clip(tmp_path: Path) -> None:
+    """The repair of a wrong apex does not walk through all frames of a mistyped clip."""
+    clips, defects = read(workbook(tmp_path, [row(onset=100, apex=50, offset=10**12)]))
+    assert clips[0].apex == (100 + 10**12) // 2
+    assert [defect.kind for defect in defects] == ["apex outside"]

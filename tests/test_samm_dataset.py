@@ -292,3 +292,16 @@ def test_wrong_settings(load: Any, settings: dict[str, Any], error: type[Excepti
     ((name, value),) = settings.items()
     with pytest.raises(error, match=f"{name}: got {value!r}"):
         load(**settings)
+
+
+def test_dangling_link_stops_nothing(load: Any, root: Path, rows: list[PlannedClip]) -> None:
+    """A link whose target is gone is a frame that cannot be read, and mending it is noticed."""
+    path = frame_file(root, rows[0], rows[0].clip.apex)
+    target = path.with_name("elsewhere")
+    path.rename(target)
+    path.symlink_to("nowhere")
+    found = load()
+    assert any(str(path) in str(defect) for defect in found.defects)
+    path.unlink()
+    target.rename(path)
+    assert not load().defects

@@ -1,5 +1,6 @@
 """Tasks, folds, augmentation and figures of merit: what the network is trained on and judged by."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -87,17 +88,28 @@ def test_classes_are_spread_over_the_folds(classes: int, smallest: list[int]) ->
 def test_splits_depend_on_the_seed_alone() -> None:
     """The same seed gives the same folds, another one others."""
     labels, subjects = labels_and_subjects(3)
-    first, again, other = (
+    splits = [
         [fold.test.tolist() for fold in folds.split(labels, subjects, seed=seed)]
-        for seed in (0, 0, 1000)
-    )
-    assert first == again
-    assert first != other
+        for seed in (0, 0, 1, 2, 3)
+    ]
+    assert splits[0] == splits[1]
+    assert all(one != other for one, other in itertools.combinations(splits[1:], 2))
+
+
+def test_one_subject_a_fold() -> None:
+    """Leave one subject out: as many folds as people, everybody tested once and alone."""
+    labels, subjects = labels_and_subjects(3)
+    split = folds.split(labels, subjects, count=28)
+    tested = [set(subjects[fold.test]) for fold in split]
+    assert sorted(name for names in tested for name in names) == sorted(set(subjects))
+    assert all(len(fold.validation) > 0 for fold in split)
 
 
 @pytest.mark.parametrize("count", [1, 29])
 def test_impossible_numbers_of_folds(count: int) -> None:
     """One fold tests nothing, and 28 people cannot fill 29."""
+    with pytest.raises(ValueError, match="seed: got -1"):
+        folds.split(*labels_and_subjects(3), seed=-1)
     with pytest.raises(ValueError, match=f"folds: got {count} for 28 subjects"):
         folds.split(*labels_and_subjects(3), count=count)
 

@@ -138,7 +138,7 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "fold-1.checkpoint"
     trained(epochs=1).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"checkpoint: .*fold-1.checkpoint cannot be read"):
+    with pytest.raises(ValueError, match=r"checkpoint: .*fold-1.checkpoint is damaged; delete it"):
         Trainer(CLIPS, FOLD, RECIPE).load(path)
 
 
@@ -214,8 +214,9 @@ def test_steps_an_epoch() -> None:
         ({"epochs": 0}, "epochs: got 0, expected a whole number of at least 1"),
         ({"batch": 1.5}, "batch: got 1.5"),
         ({"patience": -1}, "patience: got -1"),
-        ({"learning_rate": 0.0}, "learning_rate: got 0.0, expected more than 0"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0, expected from 0 to 1"),
         ({"learning_rate": float("nan")}, "learning_rate: got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate: got inf"),
     ],
 )
 def test_wrong_recipes_are_refused(wrong: dict[str, float], message: str) -> None:

@@ -1,17 +1,22 @@
 """The command from end to end, on built-in data: report, interruption, resumption, errors."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
+import openpyxl
 import pytest
 
 from memx_fast import train_samm
 from memx_fast.samm import report, runs
+from memx_fast.samm.annotations import find_workbook
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.report import FoldResult, Report
+from memx_fast.samm.synthetic import MARKER
 from memx_fast.samm.training import Epoch, Outcome, Trainer
 
 
@@ -144,6 +149,46 @@ def test_finished_work_is_never_mixed_up(
     assert contents(other) == {"thesis.txt": b"precious"}
 
 
+def test_other_labels_are_another_run(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folds trained on old annotations are never mixed with new ones; the path does not matter."""
+    data = tmp_path / "SAMM data"
+    shutil.copytree(cache / "built-in-120x96-motion-1", data)
+    out = tmp_path / "run"
+    assert train(cache, "--data", data, "--out", out, "--epochs", "1") == 0
+    monkeypatch.chdir(tmp_path)
+    assert train(cache, "--data", "SAMM data", "--out", out, "--epochs", "1") == 0
+    book = find_workbook(data)
+    sheet = openpyxl.load_workbook(book)
+    cells = [cell for rows in sheet.active.iter_rows() for cell in rows]
+    next(cell for cell in cells if cell.value == "Anger").value = "Happiness"
+    sheet.save(tmp_path / "other.xlsx")
+    capsys.readouterr()
+    other = ("--data", data, "--workbook", tmp_path / "other.xlsx")
+    assert train(cache, *other, "--out", out, "--epochs", "1") == 1
+    assert "other settings (data_sha256; see" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"history": [{}]}'])
+def test_damaged_outcome_is_named(tmp_path: Path, content: str) -> None:
+    """The file, and what to do about it."""
+    run = runs.Run(tmp_path, {"seed": 0})
+    (tmp_path / "fold-1.json").write_text(content)
+    with pytest.raises(ValueError, match=r"fold-1.json is damaged; delete it to train this fold"):
+        run.outcome(1)
+
+
+def test_files_are_for_everybody(tmp_path: Path) -> None:
+    """What is written has the permissions that the user's settings give new files."""
+    mask = os.umask(0o027)
+    try:
+        runs.Run(tmp_path / "run", {"seed": 0})
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "run" / "settings.json").stat().st_mode & 0o777 == 0o640
+
+
 def test_wrong_options_are_explained(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +201,10 @@ def test_wrong_options_are_explained(
         (("--size", "4"), "size: got 4"),
         (("--motion", "9"), "motion: got 9.0"),
         (("--backend", "fast"), "backend: got 'fast'"),
+        (("--threads", "0"), "threads: got 0"),
+        (("--device", "cuda:99"), "device: got cuda:99"),
+        (("--learning-rate", "inf"), "learning_rate: got inf"),
+        (("--out", cache / "built-in-120x96-motion-1" / MARKER / "run"), "Not a directory"),
     ):
         assert train(cache, "--out", tmp_path / "run", *options) == 1, options
         printed = capsys.readouterr().err

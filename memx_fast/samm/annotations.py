@@ -14,6 +14,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,22 @@ def find_workbook(root: Path) -> Path:
     """
     found = sorted(
         path
-        for path in root.glob(WORKBOOK_PATTERN)
+        for path in root.iterdir()
         # Office programs keep a lock file "~$name.xlsx" beside an open workbook.
-        if path.suffix.lower() in (".xlsx", ".csv") and not path.name.startswith(("~", "."))
+        if fnmatch(path.name.lower(), WORKBOOK_PATTERN.lower())
+        and path.suffix.lower() in (".xlsx", ".csv")
+        and not path.name.startswith(("~", "."))
     )
     if not found:
         raise FileNotFoundError(
             f"no annotation workbook {WORKBOOK_PATTERN}.xlsx (or .csv) in {root}; copy the one of "
-            "the SAMM release there, or name its path"
+            "the SAMM release there, or name its path (workbook)"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"several annotation workbooks in {root}: {names}; name the one to read")
+        raise ValueError(
+            f"several annotation workbooks in {root}: {names}; name the one to read (workbook)"
+        )
     return found[0]
 
 
@@ -219,20 +224,15 @@ def _clip(name: str, row: dict[str, Any]) -> tuple[Clip | None, list[Defect]]:
 
 def _repaired_apex(apex: int | None, onset: int, offset: int) -> int:
     """The only number in ``[onset, offset]`` one digit away from ``apex``, otherwise the middle."""
-    one_digit_away = [
-        number
-        for number in range(onset, offset + 1)
-        if apex is not None and _digits_apart(number, apex) == 1
-    ]
-    return one_digit_away[0] if len(one_digit_away) == 1 else (onset + offset) // 2
-
-
-def _digits_apart(one: int, other: int) -> int | None:
-    """In how many places two numbers of equal length differ; None for unequal lengths."""
-    first, second = str(one), str(other)
-    if len(first) != len(second):
-        return None
-    return sum(a != b for a, b in zip(first, second, strict=True))
+    digits = "" if apex is None else str(apex)
+    one_digit_away = {
+        int(digits[:place] + digit + digits[place + 1 :])
+        for place in range(len(digits))
+        for digit in "0123456789"
+        if digit != digits[place] and (digit != "0" or place > 0)
+    }
+    inside = [number for number in one_digit_away if onset <= number <= offset]
+    return inside[0] if len(inside) == 1 else (onset + offset) // 2
 
 
 def _table(workbook: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -256,15 +256,27 @@ def _table(workbook: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _sheets(workbook: Path) -> Iterator[list[Sequence[Any]]]:
     """The cells of every sheet, row by row."""
     if workbook.suffix.lower() == ".csv":
-        with workbook.open(newline="", encoding="utf-8-sig") as file:
-            yield list(csv.reader(file))
+        # One of these separators makes columns of the text; with the others no header is found.
+        for delimiter in (",", ";", "\t"):
+            yield list(csv.reader(_csv_text(workbook).splitlines(), delimiter=delimiter))
         return
     try:
         book = openpyxl.load_workbook(workbook, data_only=True)
-    except (zipfile.BadZipFile, InvalidFileException, KeyError) as error:
+    except (zipfile.BadZipFile, InvalidFileException, KeyError, SyntaxError) as error:
         raise ValueError(f"workbook: {workbook} is no readable .xlsx or .csv: {error}") from error
     for sheet in book.worksheets:
         yield list(sheet.iter_rows(values_only=True))
+
+
+def _csv_text(workbook: Path) -> str:
+    content = workbook.read_bytes()
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"workbook: {workbook} is no text in UTF-8 or UTF-16 ({error}); export it as CSV UTF-8"
+        ) from error
 
 
 def _header(sheet: list[Sequence[Any]]) -> tuple[int, dict[str, int]] | None:

@@ -14,12 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from memx_fast.samm import cache, faces
 from memx_fast.samm import frames as image_files
 from memx_fast.samm.annotations import Clip, Defect, find_workbook, refuse
 from memx_fast.samm.annotations import read as read_workbook
+from memx_fast.samm.progress import bar
 from memx_fast.samm.sampling import sample
 
 _VERSION = 1
@@ -146,7 +146,9 @@ def _decode(root: Path, clips: Sequence[Clip], settings: _Settings, progress: bo
     kept: list[Clip] = []
     stacks: list[npt.NDArray[np.uint8]] = []
     defects: list[Defect] = []
-    for clip in tqdm(clips, desc="reading clips", unit="clip", disable=not progress):
+    read = bar("reading clips", len(clips), "clip", hidden=not progress)
+    for clip in clips:
+        read.update()
         numbers = sample(clip.onset, clip.apex, clip.offset, settings.frames)
         images, found = image_files.read(root, clip, numbers, channels=settings.channels)
         defects.extend(found)
@@ -162,6 +164,7 @@ def _decode(root: Path, clips: Sequence[Clip], settings: _Settings, progress: bo
                 defects.append(Defect(clip.name, "no face", message, repair))
         stacks.append(np.stack([faces.cut(image, box, settings.size) for image in images]))
         kept.append(clip)
+    read.close()
     shape = (len(kept), settings.frames, settings.size, settings.size, settings.channels)
     stacked = np.asarray(stacks, dtype=np.uint8).reshape(shape)
     return ClipSet(kept, np.ascontiguousarray(np.moveaxis(stacked, -1, 2)), defects)
@@ -171,6 +174,7 @@ def _key(book: Path, root: Path, clips: Sequence[Clip], settings: _Settings) -> 
     """Changes whenever the frames might: with the code, the settings, the workbook or a file."""
     digest = hashlib.sha256()
     facts = [_VERSION, cv2.__version__, faces.MARGIN, image_files.REACH, asdict(settings)]
+    facts.append(str(root.resolve()))  # messages name files by it
     digest.update(json.dumps(facts).encode())
     digest.update(hashlib.sha256(book.read_bytes()).digest())
     for clip in clips:
@@ -178,13 +182,19 @@ def _key(book: Path, root: Path, clips: Sequence[Clip], settings: _Settings) -> 
     return digest.hexdigest()[:32]
 
 
-def _listing(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size in bytes and time of last change of every file in a folder."""
+def _listing(folder: Path) -> list[tuple[str, int, int, int]] | None:
+    """Name, size in bytes and times of last change of every file in a folder; None for none."""
     if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        files = [(entry.name, entry.stat()) for entry in entries]
-    return sorted((name, status.st_size, status.st_mtime_ns) for name, status in files)
+        return None
+    return sorted(_state(path) for path in folder.iterdir())
+
+
+def _state(path: Path) -> tuple[str, int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, for example
+        return path.name, -1, 0, 0
+    return path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _record(found: ClipSet) -> dict[str, Any]:

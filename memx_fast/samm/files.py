@@ -23,8 +23,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
             file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_mask())
             os.fsync(file.fileno())
             os.replace(unfinished, path)
         except BaseException:
-            unfinished.unlink()
+            unfinished.unlink(missing_ok=True)
             raise
+
+
+def _mask() -> int:
+    """What new files are kept from by the user's settings."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

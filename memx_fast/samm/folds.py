@@ -48,13 +48,19 @@ def split(
         seed: which splits are tried.
 
     Raises:
-        ValueError: there are fewer subjects than folds.
+        ValueError: there are fewer subjects than folds, or only two, or ``seed`` is below 0.
     """
+    people = len(np.unique(subjects))
+    if not 2 <= count <= people or people < 3:
+        raise ValueError(f"folds: got {count} for {people} subjects, expected from 2 to {people}")
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, expected a whole number of at least 0")
     folds = []
     for number, test in enumerate(_deal(labels, subjects, count, seed)):
         rest = np.setdiff1d(np.arange(len(labels)), test)
-        inner = _deal(labels[rest], subjects[rest], count, seed)
-        validation = rest[inner[number]]
+        people = len(np.unique(subjects[rest]))
+        inner = _deal(labels[rest], subjects[rest], min(count, people), seed)
+        validation = rest[inner[number % len(inner)]]
         folds.append(Fold(np.setdiff1d(rest, validation), validation, test))
     return folds
 
@@ -63,12 +69,9 @@ def _deal(
     labels: Integers, subjects: npt.NDArray[np.str_], count: int, seed: int
 ) -> list[Integers]:
     """``count`` groups of clips, the most even of some attempts."""
-    people = len(np.unique(subjects))
-    if not 2 <= count <= people:
-        raise ValueError(f"folds: got {count} for {people} subjects, expected from 2 to {people}")
     attempts = []
-    for attempt in range(_ATTEMPTS):
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed + attempt)
+    for state in np.random.default_rng(seed).integers(2**31, size=_ATTEMPTS):
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=int(state))
         with warnings.catch_warnings():
             # It warns of classes smaller than the number of folds; nothing can be done about them.
             warnings.simplefilter("ignore", UserWarning)

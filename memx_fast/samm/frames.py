@@ -125,6 +125,7 @@ class _Reader:
         self._files = files
         self._channels = channels
         self._decoded: dict[int, Image | None] = {}
+        self._problems: dict[int, Exception] = {}
         self._substitutes: dict[int, Image | None] = {}
 
     def read(self, number: int) -> Image | None:
@@ -140,8 +141,11 @@ class _Reader:
         if number not in self._decoded:
             try:
                 self._decoded[number] = decode(self._files[number], self._channels)
-            except (KeyError, OSError, ValueError):
+            except KeyError:
                 self._decoded[number] = None
+            except (OSError, ValueError) as error:
+                self._decoded[number] = None
+                self._problems[number] = error
         return self._decoded[number]
 
     def _substitute(self, number: int) -> Image | None:
@@ -149,7 +153,7 @@ class _Reader:
         stand_in = next((other for other in nearby if self._decode(other) is not None), None)
         if number in self._files:
             kind = "unreadable frame"
-            message = f"{self._files[number]} is damaged; copy it again"
+            message = f"{self._files[number]} cannot be read ({self._problems[number]}); restore it"
         else:
             kind = "missing frame"
             message = f"frame {number} is not in {self._path}; copy it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -50,7 +51,8 @@ def draw_curves(report: Report, path: Path) -> None:
     losses, recalls = figure.subplots(2, len(folds), sharex="col", sharey="row", squeeze=False)
     for number, result in enumerate(folds):
         _draw_losses(losses[number], result)
-        _draw_recall(recalls[number], result, 1 / len(report.task.classes))
+        shown = np.unique(report.labels[result.fold.validation])
+        _draw_recall(recalls[number], result, 1 / len(shown))
         losses[number].set_title(f"fold {number + 1}")
         recalls[number].set_xlabel("epoch")
     losses[0].set_ylabel("cross-entropy, nats")

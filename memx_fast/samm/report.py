@@ -47,7 +47,7 @@ PUBLISHED: dict[int, tuple[Published, ...]] = {
         Published("truncated AlexNet", 57.35, 46.44, "leave one subject out"),
         Published("CNN + LSTM", 50.00, 52.44, "a result on CASME II, the two figures swapped"),
     ),
-    7: (Published("shallow ConvLSTM (the paper)", 72.64, None, _ITS_FIGURES),),
+    7: (Published("shallow ConvLSTM (the paper)", 72.64, None, "presumably UAR, as the others"),),
 }
 """The tables of the paper by the number of classes, and what its figures really are."""
 

@@ -15,12 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from memx_fast.samm import plots
 from memx_fast.samm.files import replacing
 from memx_fast.samm.report import Report
-from memx_fast.samm.training import Epoch, Outcome, Trainer
+from memx_fast.samm.training import Epoch, Outcome, Trainer, write_tensors
 
 
 class Run:
@@ -36,28 +34,37 @@ class Run:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        wanted = _as_text(settings)
         record = folder / "settings.json"
         if record.is_file():
-            if record.read_text(encoding="utf-8") != wanted:
+            found = _read_json(record, "choose another folder")
+            names = [name for name in settings if found.get(name) != settings[name]]
+            if names or len(found) != len(settings):
                 raise ValueError(
-                    f"out: {folder} holds a run with other settings (see {record}); "
-                    "choose another folder"
+                    f"out: {folder} holds a run with other settings ({', '.join(names)}; see "
+                    f"{record}); choose another folder"
                 )
             return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
             raise ValueError(f"out: {folder} exists and is no run; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(record, wanted)
+        _write_text(record, _as_text(settings))
 
     def outcome(self, number: int) -> Outcome | None:
-        """What came out of a fold, or None if it is not done. Folds count from 1."""
+        """What came out of a fold, or None if it is not done. Folds count from 1.
+
+        Raises:
+            ValueError: the file that says so is damaged.
+        """
         path = self._path(number, "json")
         if not path.is_file():
             return None
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        history = [Epoch(**fields) for fields in stored.pop("history")]
-        return Outcome(history=history, **stored)
+        remedy = "delete it to train this fold anew"
+        stored = _read_json(path, remedy)
+        try:
+            history = [Epoch(**fields) for fields in stored.pop("history")]
+            return Outcome(history=history, **stored)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; {remedy}") from error
 
     def resume(self, number: int, trainer: Trainer) -> None:
         """Bring a trainer to where the fold was left, if it was begun."""
@@ -72,8 +79,7 @@ class Run:
     def finish(self, number: int, trainer: Trainer) -> Outcome:
         """Judge a trained fold, and keep its outcome and its weights."""
         outcome = trainer.outcome()
-        with replacing(self._path(number, "pt")) as file:
-            torch.save(trainer.network.state_dict(), file)
+        write_tensors(self._path(number, "pt"), trainer.network.state_dict())
         _write_text(self._path(number, "json"), _as_text(asdict(outcome)))
         self._path(number, "checkpoint").unlink(missing_ok=True)
         return outcome
@@ -92,6 +98,21 @@ class Run:
 def short_name(settings: Mapping[str, Any]) -> str:
     """Eight letters that differ for different settings."""
     return hashlib.sha256(_as_text(settings).encode()).hexdigest()[:8]
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is anything but what was left of an unfinished settings file."""
+    return not path.name.startswith(".settings.json-")
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged; {remedy}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged; {remedy}")
+    return found
 
 
 def _as_text(values: Mapping[str, Any]) -> str:

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
-from tqdm import tqdm
 
 from memx_fast.samm import synthetic_table
+from memx_fast.samm.progress import bar
 from memx_fast.samm.synthetic_cast import cast
 from memx_fast.samm.synthetic_scene import Course, Person
 from memx_fast.samm.synthetic_table import PlannedClip
@@ -158,12 +158,12 @@ def _write(root: Path, settings: _Settings, workers: int, progress: bool) -> Non
     jobs.sort(key=lambda job: -job[1][0] * job[1][1] * len(job[2]))
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(planned), desc="drawing clips", unit="clip", disable=not progress) as bar,
+        bar("drawing clips", len(planned), "clip", hidden=not progress) as drawn,
     ):
         tasks = [pool.submit(_write_subject, root, settings, *job) for job in jobs]
         try:
             for task in as_completed(tasks):
-                bar.update(task.result())
+                drawn.update(task.result())
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -200,5 +200,7 @@ def _write_subject(
             encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             if not encoded:
                 raise RuntimeError(f"OpenCV cannot encode a frame of {frame.shape}")
-            data.tofile(folder / f"{clip.subject}_{number:0{row.digits}d}.jpg")
+            # Not data.tofile(): it does not notice a full disk.
+            path = folder / f"{clip.subject}_{number:0{row.digits}d}.jpg"
+            path.write_bytes(data.tobytes())
     return len(rows)

@@ -10,6 +10,7 @@ and goes on from its checkpoint therefore ends with the very numbers of an unint
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -63,8 +64,8 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected more than 0")
+        if not 0 < self.learning_rate <= 1:
+            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -244,8 +245,7 @@ class Trainer:
             "schedule": self._schedule.state_dict(),
             "history": [asdict(epoch) for epoch in self.history],
         }
-        with replacing(path) as file:
-            torch.save(state, file)
+        write_tensors(path, state)
 
     def load(self, path: Path) -> None:
         """Go on from what :meth:`save` has written for the same clips, fold, recipe and seed.
@@ -255,15 +255,15 @@ class Trainer:
         """
         try:
             state = torch.load(path, map_location=self._device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self._best = state["best"]
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._schedule.load_state_dict(state["schedule"])
+            self.history = [Epoch(**fields) for fields in state["history"]]
         except Exception as error:
             raise ValueError(
-                f"checkpoint: {path} cannot be read ({error}); delete it to train this fold anew"
+                f"checkpoint: {path} is damaged; delete it to train this fold anew"
             ) from error
-        self.network.load_state_dict(state["network"])
-        self._best = state["best"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self.history = [Epoch(**fields) for fields in state["history"]]
 
     def _seed_everything(self, epoch: int) -> np.random.Generator:
         """Random numbers of one epoch; 0 is the initialisation."""
@@ -298,9 +298,18 @@ class Trainer:
         return torch.cat(logits)
 
 
+def write_tensors(path: Path, tensors: Any) -> None:
+    """Write what torch.save can hold, in place of what is there."""
+    # By way of memory: torch.save hides what is wrong with a disk.
+    content = io.BytesIO()
+    torch.save(tensors, content)
+    with replacing(path) as file:
+        file.write(content.getbuffer())
+
+
 def seconds_a_step(trainer: Trainer, clips: Clips, batch: int) -> float:
     """Time of one training step, measured; the trainer is of no use afterwards."""
-    frames, labels = clips.batch(np.resize(np.arange(len(clips.labels)), batch))
+    frames, labels = clips.batch(np.arange(min(batch, len(clips.labels))))
     trainer.step(frames, labels)
     started = time.perf_counter()
     for _ in range(2):
