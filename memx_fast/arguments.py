@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 Pair = tuple[int, int]
@@ -85,3 +87,16 @@ def share(name: str, value: object) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")
     return float(value)
+
+
+def per_layer(name: str, value: Any, sequences: Any, layers: int) -> list[Any]:
+    """One entry for every layer, from one for all or from one of the types ``sequences``.
+
+    Raises:
+        ValueError: the number of entries is another; the message names the argument ``name``.
+    """
+    if not isinstance(value, sequences):
+        return [value] * layers
+    if len(value) != layers:
+        raise ValueError(f"{name}: got {len(value)} entries, expected {layers} = num_layers")
+    return list(value)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Pair, check_shape, described, flag, share, share_or_flag, whole
+from .arguments import Pair, check_shape, described, flag, per_layer, share, share_or_flag, whole
 from .geometry import Padding
 from .recurrence import Recurrence, odd_kernel, repr_of_arguments
 from .reference import State
@@ -126,11 +126,9 @@ class ConvLSTM(Recurrence):
         layers = whole("num_layers", num_layers, 1)
         hidden = [
             whole("hidden_channels", size, 1)
-            for size in _per_layer("hidden_channels", hidden_channels, list | tuple, layers)
+            for size in per_layer("hidden_channels", hidden_channels, list | tuple, layers)
         ]
-        kernels = [
-            odd_kernel(size) for size in _per_layer("kernel_size", kernel_size, list, layers)
-        ]
+        kernels = [odd_kernel(size) for size in per_layer("kernel_size", kernel_size, list, layers)]
         super().__init__(
             input_channels,
             kernels[0],
@@ -311,9 +309,7 @@ class ConvLSTMCell(Recurrence):
     Parameters ``weight_ih``, ``weight_hh``, ``bias`` and ``weight_ch``: as the layer's.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; the message names it, what came and what was
-            expected.
-        RuntimeError: the backend is known, but cannot run here.
+        TypeError, ValueError, RuntimeError: as the layer.
     """
 
     def __init__(
@@ -395,12 +391,3 @@ class ConvLSTMCell(Recurrence):
             check_shape(name, value, shape)
         h_0, c_0 = state
         return (h_0.unsqueeze(0), c_0.unsqueeze(0)) if unbatched else (h_0, c_0)
-
-
-def _per_layer(name: str, value: Any, sequences: Any, layers: int) -> list[Any]:
-    """One entry for every layer, from one for all or from a sequence of them."""
-    if not isinstance(value, sequences):
-        return [value] * layers
-    if len(value) != layers:
-        raise ValueError(f"{name}: got {len(value)} entries, expected {layers} = num_layers")
-    return list(value)
