@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from memx_fast import _C
 
 from .machine import device_name
@@ -44,7 +42,6 @@ def variants() -> list[Variant]:
         Variant("all optimisations"),
         Variant("direct convolution, no Winograd", partial(_C.tune, winograd=False)),
         Variant("small pages", partial(_C.tune, huge_pages=False)),
-        Variant("one thread", partial(torch.set_num_threads, 1)),
         Variant("gates of all steps kept", recompute=0.0, passes=("training",)),
         Variant("gates of no step kept", recompute=1.0, passes=("training",)),
     ]
@@ -57,14 +54,13 @@ def variants() -> list[Variant]:
 @contextmanager
 def applied(setting: Callable[[], None]) -> Iterator[None]:
     """The setting, for a while."""
-    threads, instruction_set = torch.get_num_threads(), _C.instruction_set()
+    instruction_set = _C.instruction_set()
     setting()
     try:
         yield
     finally:
         _C.tune()
         _C.select_instruction_set(instruction_set)
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
