@@ -156,9 +156,11 @@ class ParameterSums {
     elements_ += round_up(elements, 64 / int64_t(sizeof(A)));
     return offset;
   }
+  // Clearing and summing the slots costs the same for one step as for many.
   int64_t most_slots() const {
-    constexpr int64_t kMost = 64, kFewest = 4, kBytes = 64 << 20;
-    const int64_t affordable = kBytes / std::max<int64_t>(1, elements_ * int64_t(sizeof(A)));
+    constexpr int64_t kMost = 64, kFewest = 4, kBytes = 64 << 20, kBytesAStep = 12 << 20;
+    const int64_t bytes = std::min(kBytes, sequence_.steps * kBytesAStep);
+    const int64_t affordable = bytes / std::max<int64_t>(1, elements_ * int64_t(sizeof(A)));
     return std::clamp(affordable, kFewest, kMost);
   }
   at::ScalarType dtype() const { return sequence_.arguments.x.scalar_type(); }
