@@ -39,12 +39,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             precision = "bfloat16 autocast" if dtype == "bfloat16" else dtype
             panel.set_title(f"{work}, {precision}", loc="left", fontsize=11, color=_INK)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=max(1, len(labels)), frameon=False)
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
     title = "Time of the others, in times of memx_fast"
     if rows[0].quick:
         title += " (short sequences, an impression)"
     figure.suptitle(f"{title}\n{rows[0].device}, PyTorch {rows[0].torch}", color=_INK)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, format="png")
     pyplot.close(figure)
 
