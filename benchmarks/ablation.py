@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from memx_fast import _C
+from memx_fast.samm.files import replacing
 
-from .machine import device_name
+from .machine import device_name, has_bfloat16
 from .report import RESULTS_FOLDER, file_stem
 from .rivals import Runner, build_fused
 from .workloads import PASSES, Problem, Workload, workload_named
@@ -69,6 +71,7 @@ class Line:
 
     device: str
     workload: str
+    dtype: str
     work: str
     variant: str
     rounds: int
@@ -76,11 +79,11 @@ class Line:
     ratio: float
 
 
-def measure(workload: Workload, work: str, rounds: int) -> list[Line]:
-    """Float32 times of every variant."""
+def measure(workload: Workload, dtype: str, work: str, rounds: int) -> list[Line]:
+    """Times of every variant."""
     problem = Problem.of(workload)
     taking_part = [variant for variant in variants() if work in variant.passes]
-    runners = [build_fused(problem, "float32", variant.recompute) for variant in taking_part]
+    runners = [build_fused(problem, dtype, variant.recompute) for variant in taking_part]
     times: list[list[float]] = [[] for _ in taking_part]
     for number in range(rounds + 1):
         for variant, runner, record in zip(taking_part, runners, times, strict=True):
@@ -92,6 +95,7 @@ def measure(workload: Workload, work: str, rounds: int) -> list[Line]:
         Line(
             device_name(),
             workload.name,
+            dtype,
             work,
             variant.name,
             rounds,
@@ -113,10 +117,10 @@ def timed(runner: Runner, work: str) -> float:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """A table with one column a workload and pass: time over that with everything on."""
-    columns = list(dict.fromkeys((line.workload, line.work) for line in lines))
-    ratios = {(line.variant, line.workload, line.work): line.ratio for line in lines}
-    head = " | ".join(f"{workload}, {work}" for workload, work in columns)
+    """A table with one column a workload, type and pass: time over that with everything on."""
+    columns = list(dict.fromkeys((line.workload, line.dtype, line.work) for line in lines))
+    ratios = {(line.variant, line.workload, line.dtype, line.work): line.ratio for line in lines}
+    head = " | ".join(", ".join(column) for column in columns)
     table = [f"| time, relative | {head} |", "|---|" + "---|" * len(columns)]
     for name in dict.fromkeys(line.variant for line in lines):
         cells = [ratios.get((name, *column)) for column in columns]
@@ -127,16 +131,24 @@ def markdown(lines: Sequence[Line]) -> str:
 
 def write(path: Path, lines: Sequence[Line]) -> None:
     """Write the lines as CSV, in place of what was there."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(Line.__dataclass_fields__)
-        for line in lines:
-            numbers = (f"{line.median_ms:.4g}", f"{line.ratio:.3g}")
-            writer.writerow(
-                (line.device, line.workload, line.work, line.variant, line.rounds, *numbers)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Line.__dataclass_fields__)
+    for line in lines:
+        writer.writerow(
+            (
+                line.device,
+                line.workload,
+                line.dtype,
+                line.work,
+                line.variant,
+                line.rounds,
+                f"{line.median_ms:.4g}",
+                f"{line.ratio:.3g}",
             )
-    temporary.replace(path)
+        )
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def main() -> int:
@@ -147,9 +159,10 @@ def main() -> int:
     options = parser.parse_args()
     lines = [
         line
+        for dtype in ("float32", "bfloat16")[: 1 + has_bfloat16()]
         for workload in options.workloads
         for work in PASSES
-        for line in measure(workload_named(workload), work, options.rounds)
+        for line in measure(workload_named(workload), dtype, work, options.rounds)
     ]
     RESULTS_FOLDER.mkdir(exist_ok=True)
     write(RESULTS_FOLDER / f"{file_stem(device_name())}-ablation.csv", lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 
@@ -20,7 +21,7 @@ _COLOURS = ("#4c72b0", "#8aa9d6", "#55a868", "#c44e52", "#e39a9c", "#8172b3", "#
 _INK = "#333333"
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], file: Path | IO[bytes]) -> None:
     """Write a PNG with one panel for each pass and type, workloads side by side in each."""
     rivals = [
         name
@@ -45,7 +46,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         title += " (short sequences, an impression)"
     figure.suptitle(f"{title}\n{rows[0].device}, PyTorch {rows[0].torch}", color=_INK)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    figure.savefig(path, format="png")
+    figure.savefig(file, format="png")
     pyplot.close(figure)
 
 

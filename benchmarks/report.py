@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+
+from memx_fast.samm.files import replacing
 
 from . import chart, results
 from .results import Row
@@ -77,8 +78,10 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
     stem = file_stem(rows[0].device) + ("-quick" if rows[0].quick else "")
     files = [folder / f"{stem}.{suffix}" for suffix in ("csv", "md", "png")]
     merged = results.merge(files[0], rows)
-    _replace(files[1], lambda path: path.write_text(markdown(merged), encoding="utf-8"))
-    _replace(files[2], lambda path: chart.draw(merged, path))
+    with replacing(files[1]) as file:
+        file.write(markdown(merged).encode())
+    with replacing(files[2]) as file:
+        chart.draw(merged, file)
     return files
 
 
@@ -100,13 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in write(rows, options.into):
         print(f"wrote {path}")
     return 0
-
-
-def _replace(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write a file beside its place and move it there, so that it is never half written."""
-    temporary = path.with_name(f".new-{path.name}")
-    write_to(temporary)
-    os.replace(temporary, path)
 
 
 def _text_line(row: Row) -> str:

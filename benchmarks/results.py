@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from memx_fast.samm.files import replacing
 
 from .contest import Entry, percentiles
 from .machine import Machine
@@ -140,9 +141,8 @@ def merge(path: Path, new: Iterable[Row]) -> list[Row]:
     writer.writeheader()
     writer.writerows(_printed(row) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
     return rows
 
 

@@ -270,7 +270,7 @@ def test_suite_from_measurement_to_files(tmp_path: Path) -> None:
 def test_ablation_switches_one_thing_at_a_time(tmp_path: Path) -> None:
     """Every variant is measured against everything on; afterwards the settings are as before."""
     in_use = _C.instruction_set()
-    lines = [line for work in PASSES for line in ablation.measure(TINY, work, rounds=2)]
+    lines = [line for work in PASSES for line in ablation.measure(TINY, "float32", work, rounds=2)]
     assert _C.instruction_set() == in_use
     names = {work: [line.variant for line in lines if line.work == work] for work in PASSES}
     assert "direct convolution, no Winograd" in names["forward"]
@@ -281,7 +281,7 @@ def test_ablation_switches_one_thing_at_a_time(tmp_path: Path) -> None:
     assert all(line.rounds == 2 and line.median_ms > 0 for line in lines)
     assert [line.ratio for line in lines if line.variant == "all optimisations"] == [1, 1]
     table = ablation.markdown(lines).splitlines()
-    assert table[0] == "| time, relative | tiny, forward | tiny, training |"
+    assert table[0] == "| time, relative | tiny, float32, forward | tiny, float32, training |"
     assert len(table) == 2 + len(names["training"])
     ablation.write(tmp_path / "ablation.csv", lines)
     assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 1 + len(lines)

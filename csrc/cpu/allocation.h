@@ -1,6 +1,7 @@
-// Allocation of the large results.
+// Allocation of the large results, and of scratch.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
@@ -30,6 +31,11 @@ inline at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& op
   }
 #endif
   return tensor;
+}
+
+// Scratch of that many bytes for every thread.
+inline at::Tensor empty_scratch(int64_t bytes) {
+  return at::empty({at::get_num_threads() * bytes}, at::kByte);
 }
 
 }  // namespace memx

@@ -53,7 +53,7 @@ void check_saved(const Arguments& arguments, const Saved& saved) {
 // Two planes of gate gradients [B, H + border, W + border, gate columns], of steps t and t+1 in
 // turn. The border is zero and never written: it is what the transposed convolution sees outside
 // the image. A Winograd block may stick out by one pixel more on the far side.
-template <class A>
+template <class N>
 class GatePlanes {
  public:
   GatePlanes(const Sizes& sizes, int64_t pad_rows, int64_t pad_columns, at::TensorOptions options)
@@ -65,12 +65,12 @@ class GatePlanes {
     const int64_t last_row = pad_rows + sizes.height, last_column = pad_columns + sizes.width;
     at::parallel_for(0, 2 * sizes.batch * rows_, 64, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        A* const row = data_of<A>(storage_) + i * row_pitch();
+        N* const row = data_of<N>(storage_) + i * row_pitch();
         if (i % rows_ < pad_rows || i % rows_ >= last_row) {
-          std::fill(row, row + row_pitch(), A(0));
+          std::fill(row, row + row_pitch(), N{});
         } else {
-          std::fill(row, row + pad_columns * gate_columns_, A(0));
-          std::fill(row + last_column * gate_columns_, row + row_pitch(), A(0));
+          std::fill(row, row + pad_columns * gate_columns_, N{});
+          std::fill(row + last_column * gate_columns_, row + row_pitch(), N{});
         }
       }
     });
@@ -78,7 +78,7 @@ class GatePlanes {
 
   template <class T>
   GatePlane<T> of_step(int64_t t) const {
-    return {data_of<A>(storage_) + t % 2 * storage_.stride(0) + origin_, row_pitch(),
+    return {data_of<N>(storage_) + t % 2 * storage_.stride(0) + origin_, row_pitch(),
             rows_ * row_pitch()};
   }
 
@@ -89,12 +89,13 @@ class GatePlanes {
   at::Tensor storage_;
 };
 
-template <class S>
+template <class S, class O>
 class BackwardPass {
  public:
-  using A = accumulate_t<S>;
+  using A = accumulate_t<O>;
+  using N = number_t<O>;
 
-  BackwardPass(const Sequence<S>& sequence, const Incoming& incoming, const Saved& saved,
+  BackwardPass(const Sequence<S, O>& sequence, const Incoming& incoming, const Saved& saved,
                const Needs& needs)
       : sequence_(sequence),
         sizes_(sequence.sizes),
@@ -115,20 +116,19 @@ class BackwardPass {
     grad_x_ = empty_large(
         needs.x ? at::DimVector{T, B, x.size(3), x.size(4), x.size(2)} : at::DimVector{0}, stored);
     grad_h_0_ = at::empty(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
-    hidden_transposed_ = pack_transposed_convolution<A>(arguments.weight_hh,
+    hidden_transposed_ = pack_transposed_convolution<O>(arguments.weight_hh,
                                                         same_padding(arguments.weight_hh), sizes_);
     if (needs.x && arguments.weight_ih.defined()) {
       input_transposed_ =
-          pack_transposed_convolution<A>(arguments.weight_ih, arguments.padding, sizes_);
+          pack_transposed_convolution<O>(arguments.weight_ih, arguments.padding, sizes_);
     }
   }
 
   Gradients run() {
-    const Convolution<A>& hidden = hidden_transposed_.convolution;
-    const Convolution<A>& input = input_transposed_.convolution;
-    const GatePlanes<A> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
-                               std::max(hidden.pad_columns, input.pad_columns),
-                               cell_gradient_.options());
+    const Convolution<O>& hidden = hidden_transposed_.convolution;
+    const Convolution<O>& input = input_transposed_.convolution;
+    const GatePlanes<N> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
+                               std::max(hidden.pad_columns, input.pad_columns), plane_options());
     for (int64_t t = last_; t >= 0; --t) {
       sweep(backward_step(t, planes));
       if (input.weights != nullptr) {
@@ -144,8 +144,8 @@ class BackwardPass {
   }
 
  private:
-  BackwardStep<S, A> backward_step(int64_t t, const GatePlanes<A>& planes) const {
-    BackwardStep<S, A> step;
+  BackwardStep<S, O> backward_step(int64_t t, const GatePlanes<N>& planes) const {
+    BackwardStep<S, O> step;
     step.forward = sequence_.forward_step(t);
     step.hidden_transposed = hidden_transposed_.convolution;
     step.cell_gradient = data_of<A>(cell_gradient_);
@@ -159,9 +159,9 @@ class BackwardPass {
       step.forward.hidden_frame = frame_of<const S>(saved_.output, t - 1);
     }
     if (t < last_) {
-      step.next_gate_gradient = planes.template of_step<const A>(t + 1);
+      step.next_gate_gradient = planes.template of_step<const N>(t + 1);
     }
-    step.gate_gradient = planes.template of_step<A>(t);
+    step.gate_gradient = planes.template of_step<N>(t);
     if (incoming_.output.defined()) {
       step.output_gradient = frame_of<const S>(incoming_.output, t);
     }
@@ -174,44 +174,48 @@ class BackwardPass {
     return step;
   }
 
-  FrameGradientStep<S, A> frame_gradient(const Convolution<A>& transposed, int64_t t,
-                                         const GatePlanes<A>& planes, const Frame<S>& gradient,
+  FrameGradientStep<S, O> frame_gradient(const Convolution<O>& transposed, int64_t t,
+                                         const GatePlanes<N>& planes, const Frame<S>& gradient,
                                          int64_t channels) const {
-    return {sizes_, transposed, planes.template of_step<const A>(t), channels, gradient};
+    return {sizes_, transposed, planes.template of_step<const N>(t), channels, gradient};
+  }
+
+  // Gate gradients are kept in the operands' numbers: those of the storage type, or of A.
+  at::TensorOptions plane_options() const {
+    return std::is_same_v<N, A> ? cell_gradient_.options() : sequence_.arguments.x.options();
   }
 
   // The calling thread's scratch, within one allocation that grows to the largest need.
-  A* scratch(int64_t elements) const {
-    return data_of<A>(scratch_) + at::get_thread_num() * elements;
+  char* scratch(int64_t bytes) const {
+    return data_of<char>(scratch_) + at::get_thread_num() * bytes;
   }
-  void reserve_scratch(int64_t elements) {
-    const int64_t needed = at::get_num_threads() * elements;
-    if (!scratch_.defined() || scratch_.numel() < needed) {
-      scratch_ = at::empty({needed}, cell_gradient_.options());
+  void reserve_scratch(int64_t bytes) {
+    if (!scratch_.defined() || scratch_.numel() < at::get_num_threads() * bytes) {
+      scratch_ = empty_scratch(bytes);
     }
   }
 
-  void sweep(const BackwardStep<S, A>& step) {
-    const int64_t elements = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
-    reserve_scratch(elements);
+  void sweep(const BackwardStep<S, O>& step) {
+    const int64_t bytes = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
+    reserve_scratch(bytes);
     at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
         for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
           sequence_.kernels.backward(step, sums_.accumulators(slot, i), sums_.tile(i),
-                                     scratch(elements));
+                                     scratch(bytes));
         }
       }
     });
   }
 
-  void sweep(const FrameGradientStep<S, A>& step) {
+  void sweep(const FrameGradientStep<S, O>& step) {
     const TileGrid tiles(sizes_.batch, step.gradient.height, step.gradient.width,
                          sizes_.gate_columns());
-    const int64_t elements = sequence_.kernels.frame_gradient_scratch(step, tiles.largest());
-    reserve_scratch(elements);
+    const int64_t bytes = sequence_.kernels.frame_gradient_scratch(step, tiles.largest());
+    reserve_scratch(bytes);
     at::parallel_for(0, tiles.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        sequence_.kernels.frame_gradient(step, tiles.at(i), scratch(elements));
+        sequence_.kernels.frame_gradient(step, tiles.at(i), scratch(bytes));
       }
     });
   }
@@ -228,14 +232,14 @@ class BackwardPass {
             needs_.c_0 ? channels_first(cell_gradient_) : none};
   }
 
-  const Sequence<S>& sequence_;
+  const Sequence<S, O>& sequence_;
   const Sizes& sizes_;
   const Incoming& incoming_;
   const Saved& saved_;
   const Needs needs_;
   const int64_t last_;
-  ParameterSums<S> sums_;
-  PackedConvolution<A> hidden_transposed_, input_transposed_;
+  ParameterSums<S, O> sums_;
+  PackedConvolution<O> hidden_transposed_, input_transposed_;
   at::Tensor cell_gradient_;  // (B, H, W, C): of C_t, then of C_{t-1}
   at::Tensor grad_x_;         // (T, B, H, W, channels of x), or empty
   at::Tensor grad_h_0_;       // (B, H, W, C), or empty
@@ -270,8 +274,8 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                      needs[4] && arguments.weight_ch.defined(),
                      needs[5],
                      needs[6]};
-  const Gradients g = dispatch_storage(x.scalar_type(), [&](auto storage) {
-    const Sequence<decltype(storage)> sequence(arguments, false);
+  const Gradients g = dispatch_types(x.scalar_type(), [&](auto storage, auto operand) {
+    const Sequence<decltype(storage), decltype(operand)> sequence(arguments, false);
     return BackwardPass(sequence, incoming, saved, wanted).run();
   });
   return {g.x, g.weight_ih, g.weight_hh, g.bias, g.weight_ch, g.h_0, g.c_0};

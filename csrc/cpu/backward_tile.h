@@ -10,33 +10,27 @@ namespace memx {
 namespace MEMX_ISA {
 
 // panels = transposed convolution over the tile's halo of a plane of gate gradients.
-template <class A, int V>
-void transposed_convolution(const Convolution<A>& convolution, const GatePlane<const A>& plane,
-                            const Sizes& sizes, const Tile& tile,
-                            const TransposedScratch<A>& scratch) {
+template <class O, int V>
+void transposed_convolution(const Convolution<O>& convolution,
+                            const GatePlane<const number_t<O>>& plane, const Sizes& sizes,
+                            const Tile& tile, const TransposedScratch<O, V>& scratch) {
   const int64_t columns = sizes.gate_columns();
-  const Halo<A> halo{plane.data + tile.batch * plane.image +
-                         (tile.row - convolution.pad_rows) * plane.row +
-                         (tile.column - convolution.pad_columns) * columns,
-                     plane.row, columns};
-  for (int64_t i = 0; i < panel_elements(convolution, sizes, tile); ++i) {
-    scratch.result[i] = A(0);
+  const Halo<number_t<O>> halo{plane.data + tile.batch * plane.image +
+                                   (tile.row - convolution.pad_rows) * plane.row +
+                                   (tile.column - convolution.pad_columns) * columns,
+                               plane.row, columns};
+  for (int64_t i = 0; i < panel_elements<V>(convolution, tile); ++i) {
+    scratch.result[i] = 0;
   }
-  if (convolution.winograd) {
-    transform_input<A, V>(halo, columns, tile, scratch.transformed);
-    convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.products,
-                            scratch.result);
-  } else {
-    convolve_direct<A, V>(convolution, halo, tile, scratch.result);
-  }
+  convolve<O, V>(convolution, halo, tile, scratch.transformed, scratch.products, scratch.result);
 }
 
-template <class A, int V>
-MEMX_INLINE void store_gates(const Gates<vector_t<A, V>>& gate, A* if_lanes, A* go_lanes) {
-  store(gate.i, if_lanes);
-  store(gate.f, if_lanes + V);
-  store(gate.g, go_lanes);
-  store(gate.o, go_lanes + V);
+template <class Vec, class N>
+MEMX_INLINE void store_gates(const Gates<Vec>& gate, N* if_lanes, N* go_lanes) {
+  store_vector(gate.i, if_lanes);
+  store_vector(gate.f, if_lanes + lanes<Vec>);
+  store_vector(gate.g, go_lanes);
+  store_vector(gate.o, go_lanes + lanes<Vec>);
 }
 
 template <class Vec>
@@ -46,11 +40,13 @@ MEMX_INLINE void add_lanes(Vec value, int64_t count, element_t<Vec>* sum) {
 
 // Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the tile,
 // kept in `gates` (which holds pre-activations when gates are recomputed) and written to the plane.
-template <class S, class A, int V, bool output_sees_current>
-void differentiate_cell(const BackwardStep<S, A>& step, const ParameterGradients<A>& parameters,
-                        const Tile& tile, const A* hidden_gradient, A* gates) {
+template <class S, class O, int V, bool output_sees_current>
+void differentiate_cell(const BackwardStep<S, O>& step,
+                        const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
+                        const accumulate_t<O>* hidden_gradient, accumulate_t<O>* gates) {
+  using A = accumulate_t<O>;
   using Vec = vector_t<A, V>;
-  const ForwardStep<S, A>& forward = step.forward;
+  const ForwardStep<S, O>& forward = step.forward;
   const Sizes& sizes = forward.sizes;
   const Peepholes<A>& peepholes = forward.peepholes;
   const int64_t width = kPanelVectors * V;
@@ -61,8 +57,8 @@ void differentiate_cell(const BackwardStep<S, A>& step, const ParameterGradients
     const int64_t x = tile.column + m % tile.columns;
     const int64_t pixel = y * sizes.width + x;
     const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
-    A* plane = step.gate_gradient.data + tile.batch * step.gate_gradient.image +
-               y * step.gate_gradient.row + x * sizes.gate_columns();
+    number_t<O>* plane = step.gate_gradient.data + tile.batch * step.gate_gradient.image +
+                         y * step.gate_gradient.row + x * sizes.gate_columns();
     A* panel = gates + m * width;
     for (int64_t c = 0; c < sizes.hidden; c += V, panel += 2 * panel_pitch) {
       const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
@@ -89,8 +85,8 @@ void differentiate_cell(const BackwardStep<S, A>& step, const ParameterGradients
       const Gates<Vec> d = cell_backward<output_sees_current, Vec>(
           gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient);
       store_lanes(cell_gradient, count, step.cell_gradient + at);
-      store_gates<A, V>(d, panel, panel + panel_pitch);
-      store_gates<A, V>(d, plane + vector * kGates * V, plane + (vector * kGates + 2) * V);
+      store_gates(d, panel, panel + panel_pitch);
+      store_gates(d, plane + vector * kGates * V, plane + (vector * kGates + 2) * V);
       if (peephole_gradient.data != nullptr) {
         A* sum = peephole_gradient.at(tile, y, x) + c;
         add_lanes(d.i * previous, count, sum);
@@ -122,18 +118,43 @@ void store_gate_gradient(const A* gates, const Sizes& sizes, const Tile& tile,
   }
 }
 
-// gradient += the tile's share for the convolution's weights.
-template <class S, class A, int V>
-void add_weight_gradient(const Convolution<A>& convolution, const Frame<const S>& frame,
-                         const Tile& tile, const ForwardScratch<A>& scratch, A* gradient) {
-  const Halo<A> halo = gather_halo(frame, convolution, tile, scratch.halo);
-  if (convolution.winograd) {
-    transform_input<A, V>(halo, convolution.in_channels, tile, scratch.transformed);
-    weight_gradient_winograd<A, V>(convolution, scratch.transformed, tile, scratch.gates,
-                                   scratch.products, gradient);
+// Operands of one number lie ready in the halo image and in the gate panels.
+template <class O, int V>
+GradientOperands<O> gradient_operands(const Convolution<O>& convolution,
+                                      const Halo<number_t<O>>& halo, const Tile& tile,
+                                      const BackwardScratch<O, V>& scratch) {
+  const int64_t width = kPanelVectors * V;
+  if constexpr (depth<O> == 1) {
+    const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+    return {{halo.data, tile.rows, tile.columns, halo.row_pitch, halo.pixel_pitch},
+            scratch.forward.gates,
+            panel_pitch};
   } else {
-    weight_gradient_direct<A, V>(convolution, halo, tile, scratch.gates, gradient);
+    const Halo<O> pairs = pair_columns(halo, HaloExtent(convolution, tile), scratch.halo_operands);
+    const int64_t columns = ceil_div(tile.columns, depth<O>);
+    return {{pairs.data, tile.rows, columns, pairs.row_pitch, depth<O> * pairs.pixel_pitch},
+            &scratch.gate_operands->first,
+            tile.rows * columns * width * depth<O>};
   }
+}
+
+// gradient += the tile's share for the convolution's weights.
+template <class S, class O, int V>
+void add_weight_gradient(const Convolution<O>& convolution, const Frame<const S>& frame,
+                         const Tile& tile, const BackwardScratch<O, V>& scratch,
+                         accumulate_t<O>* gradient) {
+  const ForwardScratch<O, V>& forward = scratch.forward;
+  const Halo<number_t<O>> halo = gather_halo(frame, convolution, tile, forward.halo);
+  if constexpr (depth<O> == 1) {
+    if (convolution.winograd) {
+      transform_input<O, V>(halo, convolution.in_channels, tile, forward.transformed);
+      weight_gradient_winograd<O, V>(convolution, forward.transformed, tile, forward.gates,
+                                     forward.products, gradient);
+      return;
+    }
+  }
+  weight_gradient_direct<O, V>(convolution, gradient_operands(convolution, halo, tile, scratch),
+                               gradient);
 }
 
 // Four sums a column, over every fourth pixel: short chains of additions, and independent ones.
@@ -159,38 +180,47 @@ void add_bias_gradient(const Sizes& sizes, const Tile& tile, const A* gates, A* 
   }
 }
 
-template <class S, class A, int V>
-void add_parameter_gradients(const BackwardStep<S, A>& step,
-                             const ParameterGradients<A>& parameters, const Tile& tile,
-                             const ForwardScratch<A>& scratch) {
-  const ForwardStep<S, A>& forward = step.forward;
+template <class S, class O, int V>
+void add_parameter_gradients(const BackwardStep<S, O>& step,
+                             const ParameterGradients<accumulate_t<O>>& parameters,
+                             const Tile& tile, const BackwardScratch<O, V>& scratch) {
+  const ForwardStep<S, O>& forward = step.forward;
+  if constexpr (depth<O> > 1) {
+    if (parameters.input_weights != nullptr || parameters.hidden_weights != nullptr) {
+      pair_panels<V>(scratch.forward.gates, forward.hidden_convolution.panels, tile,
+                     scratch.gate_operands);
+    }
+  }
   if (parameters.input_weights != nullptr) {
-    add_weight_gradient<S, A, V>(forward.input_convolution, forward.input_frame, tile, scratch,
+    add_weight_gradient<S, O, V>(forward.input_convolution, forward.input_frame, tile, scratch,
                                  parameters.input_weights);
   }
   if (parameters.hidden_weights != nullptr && forward.hidden_frame.data != nullptr) {
-    add_weight_gradient<S, A, V>(forward.hidden_convolution, forward.hidden_frame, tile, scratch,
+    add_weight_gradient<S, O, V>(forward.hidden_convolution, forward.hidden_frame, tile, scratch,
                                  parameters.hidden_weights);
   }
   if (parameters.bias != nullptr) {
-    add_bias_gradient<A, V>(forward.sizes, tile, scratch.gates, parameters.bias);
+    add_bias_gradient<accumulate_t<O>, V>(forward.sizes, tile, scratch.forward.gates,
+                                          parameters.bias);
   }
 }
 
-template <class S, class A, int V>
-void backward_tile(const BackwardStep<S, A>& step, const ParameterGradients<A>& parameters,
-                   const Tile& tile, A* memory) {
-  const ForwardStep<S, A>& forward = step.forward;
+template <class S, class O, int V>
+void backward_tile(const BackwardStep<S, O>& step,
+                   const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
+                   char* memory) {
+  using A = accumulate_t<O>;
+  const ForwardStep<S, O>& forward = step.forward;
   const Sizes& sizes = forward.sizes;
-  Arena<A> arena(memory);
-  const BackwardScratch<A> scratch(arena, step, tile);
+  Arena arena(memory);
+  const BackwardScratch<O, V> scratch(arena, step, tile);
   A* hidden_gradient = scratch.transposed.result;
   A* gates = scratch.forward.gates;
   if (step.next_gate_gradient.data != nullptr) {
-    transposed_convolution<A, V>(step.hidden_transposed, step.next_gate_gradient, sizes, tile,
+    transposed_convolution<O, V>(step.hidden_transposed, step.next_gate_gradient, sizes, tile,
                                  scratch.transposed);
   } else {
-    const int64_t elements = panel_elements(step.hidden_transposed, sizes, tile);
+    const int64_t elements = panel_elements<V>(step.hidden_transposed, tile);
     for (int64_t i = 0; i < elements; ++i) {
       hidden_gradient[i] = A(0);
     }
@@ -202,40 +232,40 @@ void backward_tile(const BackwardStep<S, A>& step, const ParameterGradients<A>& 
     add_frame<V>(step.final_gradient, sizes.hidden, tile, hidden_gradient);
   }
   if (forward.gates == nullptr) {
-    compute_gates<S, A, V>(forward, tile, scratch.forward);
+    compute_gates<S, O, V>(forward, tile, scratch.forward);
   }
   if (forward.peepholes.output_sees_current) {
-    differentiate_cell<S, A, V, true>(step, parameters, tile, hidden_gradient, gates);
+    differentiate_cell<S, O, V, true>(step, parameters, tile, hidden_gradient, gates);
   } else {
-    differentiate_cell<S, A, V, false>(step, parameters, tile, hidden_gradient, gates);
+    differentiate_cell<S, O, V, false>(step, parameters, tile, hidden_gradient, gates);
   }
   if (step.input_gates_gradient.data != nullptr) {
     store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gates_gradient);
   }
-  add_parameter_gradients<S, A, V>(step, parameters, tile, scratch.forward);
+  add_parameter_gradients<S, O, V>(step, parameters, tile, scratch);
 }
 
-template <class S, class A>
-int64_t backward_scratch(const BackwardStep<S, A>& step, const Tile& largest) {
-  Arena<A> arena(nullptr);
-  const BackwardScratch<A> scratch(arena, step, largest);
+template <class S, class O, int V>
+int64_t backward_scratch(const BackwardStep<S, O>& step, const Tile& largest) {
+  Arena arena(nullptr);
+  const BackwardScratch<O, V> scratch(arena, step, largest);
   return arena.used();
 }
 
 // A tile of the gradient of X_t or H_0. Its pixels are those of the frame, of which there are more
 // than of the states where the convolution was not padded to the same size.
-template <class S, class A, int V>
-void frame_gradient_tile(const FrameGradientStep<S, A>& step, const Tile& tile, A* memory) {
-  Arena<A> arena(memory);
-  const TransposedScratch<A> scratch(arena, step.transposed, step.sizes, tile);
-  transposed_convolution<A, V>(step.transposed, step.gate_gradient, step.sizes, tile, scratch);
+template <class S, class O, int V>
+void frame_gradient_tile(const FrameGradientStep<S, O>& step, const Tile& tile, char* memory) {
+  Arena arena(memory);
+  const TransposedScratch<O, V> scratch(arena, step.transposed, tile);
+  transposed_convolution<O, V>(step.transposed, step.gate_gradient, step.sizes, tile, scratch);
   store_frame<V>(scratch.result, step.channels, tile, step.gradient);
 }
 
-template <class S, class A>
-int64_t frame_gradient_scratch(const FrameGradientStep<S, A>& step, const Tile& largest) {
-  Arena<A> arena(nullptr);
-  const TransposedScratch<A> scratch(arena, step.transposed, step.sizes, largest);
+template <class S, class O, int V>
+int64_t frame_gradient_scratch(const FrameGradientStep<S, O>& step, const Tile& largest) {
+  Arena arena(nullptr);
+  const TransposedScratch<O, V> scratch(arena, step.transposed, largest);
   return arena.used();
 }
 

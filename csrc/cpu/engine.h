@@ -2,10 +2,10 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "step.h"
-#include "storage.h"
 
 namespace memx {
 
@@ -16,32 +16,29 @@ struct Engine {
   TileKernels<double, double> float64;
   TileKernels<Bfloat16, float> bfloat16;
   TileKernels<Float16, float> float16;
+  TileKernels<Bfloat16, Bfloat16Pair> bfloat16_pairs;  // null where there is no such instruction
 
-  template <class S>
-  const TileKernels<S, accumulate_t<S>>& kernels() const;
+  template <class S, class O>
+  const TileKernels<S, O>& kernels() const {
+    if constexpr (std::is_same_v<O, Bfloat16Pair>) {
+      return bfloat16_pairs;
+    } else if constexpr (std::is_same_v<S, Bfloat16>) {
+      return bfloat16;
+    } else if constexpr (std::is_same_v<S, Float16>) {
+      return float16;
+    } else if constexpr (std::is_same_v<S, double>) {
+      return float64;
+    } else {
+      return float32;
+    }
+  }
 };
-
-template <>
-inline const TileKernels<float, float>& Engine::kernels<float>() const {
-  return float32;
-}
-template <>
-inline const TileKernels<double, double>& Engine::kernels<double>() const {
-  return float64;
-}
-template <>
-inline const TileKernels<Bfloat16, float>& Engine::kernels<Bfloat16>() const {
-  return bfloat16;
-}
-template <>
-inline const TileKernels<Float16, float>& Engine::kernels<Float16>() const {
-  return float16;
-}
 
 const Engine& baseline_engine();
 #if defined(__x86_64__)
 const Engine& avx2_engine();
 const Engine& avx512_engine();
+const Engine& avx512_bf16_engine();
 #endif
 
 // Engines this processor can run, slowest first; never empty.

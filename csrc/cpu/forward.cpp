@@ -20,9 +20,9 @@ struct Results {
 };
 
 // Without `save_cells` the cell state lives in c_n alone and is updated in place.
-template <class S>
-Results run(const Sequence<S>& sequence, bool save_cells, int64_t saved_gates) {
-  using A = accumulate_t<S>;
+template <class S, class O>
+Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates) {
+  using A = accumulate_t<O>;
   const Sizes& sizes = sequence.sizes;
   const int64_t T = sequence.steps, B = sizes.batch, H = sizes.height, W = sizes.width;
   const int64_t C = sizes.hidden, image_elements = B * H * W * C;
@@ -40,12 +40,12 @@ Results run(const Sequence<S>& sequence, bool save_cells, int64_t saved_gates) {
   const auto cell_of = [&](int64_t t) {
     return save_cells ? data_of<A>(results.cells) + t * image_elements : data_of<A>(results.c_n);
   };
-  const int64_t scratch_elements =
+  const int64_t scratch_bytes =
       sequence.kernels.forward_scratch(sequence.forward_step(0), sequence.tiles.largest());
-  const at::Tensor scratch = at::empty({at::get_num_threads() * scratch_elements}, accumulated);
+  const at::Tensor scratch = empty_scratch(scratch_bytes);
 
   for (int64_t t = 0; t < T; ++t) {
-    ForwardStep<S, A> step = sequence.forward_step(t);
+    ForwardStep<S, O> step = sequence.forward_step(t);
     step.cell = cell_of(t);
     step.hidden = output + t * image_elements;
     if (const int64_t saved = t - (T - saved_gates); saved >= 0) {
@@ -56,7 +56,7 @@ Results run(const Sequence<S>& sequence, bool save_cells, int64_t saved_gates) {
       step.hidden_frame = {output + (t - 1) * image_elements, H * W * C, 1, W * C, C, H, W};
     }
     at::parallel_for(0, sequence.tiles.count(), 1, [&](int64_t begin, int64_t end) {
-      A* const memory = data_of<A>(scratch) + at::get_thread_num() * scratch_elements;
+      char* const memory = data_of<char>(scratch) + at::get_thread_num() * scratch_bytes;
       for (int64_t i = begin; i < end; ++i) {
         sequence.kernels.forward(step, sequence.tiles.at(i), memory);
       }
@@ -82,9 +82,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
                                                 padding, output_sees_current);
   TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
               saved_gates, ", expected 0 to ", x.size(0), " steps");
-  const Results results = dispatch_storage(x.scalar_type(), [&](auto storage) {
+  const Results results = dispatch_types(x.scalar_type(), [&](auto storage, auto operand) {
     // Without cells there is no backward pass: this is inference, and the weights may stay.
-    return run(Sequence<decltype(storage)>(arguments, !save_cells), save_cells, saved_gates);
+    using Typed = Sequence<decltype(storage), decltype(operand)>;
+    return run(Typed(arguments, !save_cells), save_cells, saved_gates);
   });
   return {channels_first(results.output), channels_first(results.h_n), channels_first(results.c_n),
           results.cells, results.gates};

@@ -7,9 +7,25 @@
 namespace memx {
 namespace MEMX_ISA {
 
+// out[panel][padded pixel][2V] += convolution of a halo image, by whichever algorithm its weights are
+// packed for. `transformed` and `products` are scratch of Winograd's.
+template <class O, int V>
+void convolve(const Convolution<O>& convolution, const Halo<number_t<O>>& halo, const Tile& tile,
+              accumulate_t<O>* transformed, accumulate_t<O>* products, accumulate_t<O>* out) {
+  if constexpr (depth<O> == 1) {
+    if (convolution.winograd) {
+      transform_input<O, V>(halo, convolution.in_channels, tile, transformed);
+      convolve_winograd<O, V>(convolution, transformed, tile, products, out);
+      return;
+    }
+  }
+  convolve_direct<O, V>(convolution, halo, tile, out);
+}
+
 // Every gate starts at its bias, or at the ready-made input gates.
-template <class S, class A, int V>
-void start_gates(const ForwardStep<S, A>& step, const Tile& tile, A* gates) {
+template <class S, class O, int V>
+void start_gates(const ForwardStep<S, O>& step, const Tile& tile, accumulate_t<O>* gates) {
+  using A = accumulate_t<O>;
   const Sizes& sizes = step.sizes;
   const int64_t width = kPanelVectors * V;
   const int64_t padded_pixels = round_up(tile.pixels(), kBlockRows);
@@ -45,30 +61,25 @@ void start_gates(const ForwardStep<S, A>& step, const Tile& tile, A* gates) {
   }
 }
 
-// out += convolution of one frame's tile, by whichever algorithm its weights are packed for.
-template <class S, class A, int V>
-void add_convolution(const Convolution<A>& convolution, const Frame<const S>& frame,
-                     const Tile& tile, const ForwardScratch<A>& scratch, A* out) {
-  const Halo<A> halo = gather_halo(frame, convolution, tile, scratch.halo);
-  if (convolution.winograd) {
-    transform_input<A, V>(halo, convolution.in_channels, tile, scratch.transformed);
-    convolve_winograd<A, V>(convolution, scratch.transformed, tile, scratch.products, out);
-  } else {
-    convolve_direct<A, V>(convolution, halo, tile, out);
-  }
+// out += convolution of one frame's tile.
+template <class S, class O, int V>
+void add_convolution(const Convolution<O>& convolution, const Frame<const S>& frame,
+                     const Tile& tile, const ForwardScratch<O, V>& scratch, accumulate_t<O>* out) {
+  const Halo<number_t<O>> halo = gather_halo(frame, convolution, tile, scratch.halo);
+  convolve<O, V>(convolution, halo, tile, scratch.transformed, scratch.products, out);
 }
 
 // Pre-activations of the tile, without peepholes: [gate panel][padded pixel][2V].
-template <class S, class A, int V>
-void compute_gates(const ForwardStep<S, A>& step, const Tile& tile,
-                   const ForwardScratch<A>& scratch) {
-  start_gates<S, A, V>(step, tile, scratch.gates);
+template <class S, class O, int V>
+void compute_gates(const ForwardStep<S, O>& step, const Tile& tile,
+                   const ForwardScratch<O, V>& scratch) {
+  start_gates<S, O, V>(step, tile, scratch.gates);
   if (step.input_convolution.weights != nullptr) {
-    add_convolution<S, A, V>(step.input_convolution, step.input_frame, tile, scratch,
+    add_convolution<S, O, V>(step.input_convolution, step.input_frame, tile, scratch,
                              scratch.gates);
   }
   if (step.hidden_frame.data != nullptr) {
-    add_convolution<S, A, V>(step.hidden_convolution, step.hidden_frame, tile, scratch,
+    add_convolution<S, O, V>(step.hidden_convolution, step.hidden_frame, tile, scratch,
                              scratch.gates);
   }
 }
@@ -91,8 +102,9 @@ MEMX_INLINE Peephole<vector_t<A, V>> load_peephole(const Peepholes<A>& peepholes
 }
 
 // Equations (1)-(5) over a tile of pre-activations.
-template <class S, class A, int V, bool output_sees_current>
-void apply_cell(const ForwardStep<S, A>& step, const Tile& tile, const A* gates) {
+template <class S, class O, int V, bool output_sees_current>
+void apply_cell(const ForwardStep<S, O>& step, const Tile& tile, const accumulate_t<O>* gates) {
+  using A = accumulate_t<O>;
   using Vec = vector_t<A, V>;
   const Sizes& sizes = step.sizes;
   const int64_t width = kPanelVectors * V;
@@ -124,22 +136,22 @@ void apply_cell(const ForwardStep<S, A>& step, const Tile& tile, const A* gates)
   }
 }
 
-template <class S, class A, int V>
-void forward_tile(const ForwardStep<S, A>& step, const Tile& tile, A* memory) {
-  Arena<A> arena(memory);
-  const ForwardScratch<A> scratch(arena, step, tile);
-  compute_gates<S, A, V>(step, tile, scratch);
+template <class S, class O, int V>
+void forward_tile(const ForwardStep<S, O>& step, const Tile& tile, char* memory) {
+  Arena arena(memory);
+  const ForwardScratch<O, V> scratch(arena, step, tile);
+  compute_gates<S, O, V>(step, tile, scratch);
   if (step.peepholes.output_sees_current) {
-    apply_cell<S, A, V, true>(step, tile, scratch.gates);
+    apply_cell<S, O, V, true>(step, tile, scratch.gates);
   } else {
-    apply_cell<S, A, V, false>(step, tile, scratch.gates);
+    apply_cell<S, O, V, false>(step, tile, scratch.gates);
   }
 }
 
-template <class S, class A>
-int64_t forward_scratch(const ForwardStep<S, A>& step, const Tile& largest) {
-  Arena<A> arena(nullptr);
-  const ForwardScratch<A> scratch(arena, step, largest);
+template <class S, class O, int V>
+int64_t forward_scratch(const ForwardStep<S, O>& step, const Tile& largest) {
+  Arena arena(nullptr);
+  const ForwardScratch<O, V> scratch(arena, step, largest);
   return arena.used();
 }
 

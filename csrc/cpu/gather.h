@@ -12,8 +12,8 @@ namespace MEMX_ISA {
 struct HaloExtent {
   int64_t rows, columns, above, left;
 
-  template <class A>
-  HaloExtent(const Convolution<A>& convolution, const Tile& tile)
+  template <class O>
+  HaloExtent(const Convolution<O>& convolution, const Tile& tile)
       : rows(round_up(tile.rows, convolution.winograd ? 2 : 1) + convolution.height - 1),
         columns(round_up(tile.columns, convolution.winograd ? 2 : 1) + convolution.width - 1),
         above(convolution.pad_rows),
@@ -21,32 +21,44 @@ struct HaloExtent {
   int64_t pixels() const { return rows * columns; }
 };
 
-template <class S, class A>
+// A stored number as a number of an operand.
+template <class S, class N>
+MEMX_INLINE N number_of(S stored) {
+  if constexpr (std::is_same_v<S, N>) {
+    return stored;
+  } else {
+    return widen(stored);
+  }
+}
+
+template <class S, class N>
 MEMX_INLINE void gather_row(const S* in, int64_t channel_stride, int64_t column_stride,
-                            int64_t channels, int64_t columns, A* out) {
+                            int64_t channels, int64_t columns, N* out) {
   if (channel_stride == 1 && column_stride == channels) {
     for (int64_t i = 0; i < columns * channels; ++i) {
-      out[i] = widen(in[i]);
+      out[i] = number_of<S, N>(in[i]);
     }
   } else if (channel_stride == 1) {
     for (int64_t x = 0; x < columns; ++x) {
       for (int64_t c = 0; c < channels; ++c) {
-        out[x * channels + c] = widen(in[x * column_stride + c]);
+        out[x * channels + c] = number_of<S, N>(in[x * column_stride + c]);
       }
     }
   } else {
     for (int64_t c = 0; c < channels; ++c) {
       for (int64_t x = 0; x < columns; ++x) {
-        out[x * channels + c] = widen(in[c * channel_stride + x * column_stride]);
+        out[x * channels + c] = number_of<S, N>(in[c * channel_stride + x * column_stride]);
       }
     }
   }
 }
 
-// The tile's halo image [rows][columns][channels], zero outside the frame.
-template <class S, class A>
-Halo<A> gather_halo(const Frame<const S>& frame, const Convolution<A>& convolution,
-                    const Tile& tile, A* out) {
+// The tile's halo image [rows][columns][channels], zero outside the frame, and one zero more: a row
+// of the kernel may end in half an operand.
+template <class S, class O>
+Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const Convolution<O>& convolution,
+                              const Tile& tile, number_t<O>* out) {
+  using N = number_t<O>;
   const HaloExtent extent(convolution, tile);
   const int64_t channels = convolution.in_channels;
   const int64_t pitch = extent.columns * channels;
@@ -55,12 +67,12 @@ Halo<A> gather_halo(const Frame<const S>& frame, const Convolution<A>& convoluti
   const int64_t room = frame.width - x_begin;
   const int64_t last = room < extent.columns ? room : extent.columns;
   for (int64_t row = 0; row < extent.rows; ++row) {
-    A* out_row = out + row * pitch;
+    N* out_row = out + row * pitch;
     const int64_t y = tile.row - extent.above + row;
     const bool inside = y >= 0 && y < frame.height;
     const int64_t begin = inside ? first : extent.columns;
     for (int64_t i = 0; i < begin * channels; ++i) {
-      out_row[i] = A(0);
+      out_row[i] = N{};
     }
     if (!inside) {
       continue;
@@ -68,10 +80,54 @@ Halo<A> gather_halo(const Frame<const S>& frame, const Convolution<A>& convoluti
     gather_row(frame.at(tile.batch, y, x_begin + begin), frame.channel, frame.column, channels,
                last - begin, out_row + begin * channels);
     for (int64_t i = last * channels; i < pitch; ++i) {
-      out_row[i] = A(0);
+      out_row[i] = N{};
+    }
+  }
+  out[extent.rows * pitch] = N{};
+  return {out, pitch, channels};
+}
+
+// Each number of a halo image beside that of the pixel to its right, [rows][columns][channels]; zero
+// beside the last column.
+inline Halo<Bfloat16Pair> pair_columns(const Halo<Bfloat16>& in, const HaloExtent& extent,
+                                       Bfloat16Pair* out) {
+  const int64_t pitch = in.row_pitch, channels = in.pixel_pitch;
+  for (int64_t row = 0; row < extent.rows; ++row) {
+    const Bfloat16* from = in.data + row * pitch;
+    Bfloat16Pair* to = out + row * pitch;
+    for (int64_t i = 0; i < pitch - channels; ++i) {
+      to[i] = {from[i], from[i + channels]};
+    }
+    for (int64_t i = pitch - channels; i < pitch; ++i) {
+      to[i] = {from[i], Bfloat16{}};
     }
   }
   return {out, pitch, channels};
+}
+
+// [panel][padded pixel][2V] -> [panel][tile row][pair of columns][2V] pairs; zero beside an odd row's
+// last pixel.
+template <int V>
+void pair_panels(const float* panels, int64_t count, const Tile& tile, Bfloat16Pair* out) {
+  constexpr int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t panel = 0; panel < count; ++panel) {
+    for (int64_t y = 0; y < tile.rows; ++y) {
+      const float* in = panels + panel * panel_pitch + y * tile.columns * width;
+      for (int64_t x = 0; x + 1 < tile.columns; x += 2, in += 2 * width, out += width) {
+        for (int64_t j = 0; j < width; ++j) {
+          narrow(in[j], out[j].first);
+          narrow(in[width + j], out[j].second);
+        }
+      }
+      if (tile.columns % 2 != 0) {
+        for (int64_t j = 0; j < width; ++j, ++out) {
+          narrow(in[j], out->first);
+          out->second = Bfloat16{};
+        }
+      }
+    }
+  }
 }
 
 // panels[panel][padded pixel][2V] += an image of plain channels.

@@ -36,13 +36,13 @@ void sum_rows(A* rows, int64_t count, int64_t elements) {
 //
 // Spatial peepholes are the exception: their gradient is as large as three images. The few slots
 // that share a place each have a copy there, the first slot the first copy.
-template <class S>
+template <class S, class O>
 class ParameterSums {
  public:
-  using A = accumulate_t<S>;
+  using A = accumulate_t<O>;
 
-  ParameterSums(const Sequence<S>& sequence, const Needs& needs) : sequence_(sequence) {
-    const ForwardStep<S, A> step = sequence.forward_step(0);
+  ParameterSums(const Sequence<S, O>& sequence, const Needs& needs) : sequence_(sequence) {
+    const ForwardStep<S, O> step = sequence.forward_step(0);
     const Sizes& sizes = sequence.sizes;
     const at::Tensor& weight_ch = sequence.arguments.weight_ch;
     const bool spatial = weight_ch.defined() && weight_ch.dim() == 4;
@@ -165,14 +165,14 @@ class ParameterSums {
   }
   at::ScalarType dtype() const { return sequence_.arguments.x.scalar_type(); }
   at::Tensor empty() const { return at::empty({0}, sequence_.arguments.x.options()); }
-  at::Tensor weights(const A* sums, const Convolution<A>& convolution) const {
+  at::Tensor weights(const A* sums, const Convolution<O>& convolution) const {
     if (sums == nullptr) {
       return empty();
     }
     return unpack_weight_gradient(sums, convolution, sequence_.sizes, dtype());
   }
 
-  const Sequence<S>& sequence_;
+  const Sequence<S, O>& sequence_;
   int64_t input_ = -1, hidden_ = -1, bias_ = -1,
           peepholes_ = -1;  // offsets in a slot; -1: unwanted
   int64_t elements_ = 0, count_ = 0;

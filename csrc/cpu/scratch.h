@@ -8,89 +8,105 @@
 namespace memx {
 namespace MEMX_ISA {
 
-// Hands out aligned pieces of one allocation; with a null base it only counts.
-template <class A>
+// Hands out aligned pieces of one allocation; with a null base it only counts bytes.
 class Arena {
  public:
-  explicit Arena(A* base) : base_(base) {}
-  A* take(int64_t elements) {
-    A* piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += round_up(elements, 64 / int64_t(sizeof(A)));
-    return piece;
+  explicit Arena(char* base) : base_(base) {}
+  template <class T>
+  T* take(int64_t elements) {
+    char* piece = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += round_up(elements * int64_t(sizeof(T)), 64);
+    return reinterpret_cast<T*>(piece);
   }
   int64_t used() const { return used_; }
 
  private:
-  A* base_;
+  char* base_;
   int64_t used_ = 0;
 };
 
 MEMX_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// The outer product reads kBlockRows numbers from every pixel, also from the last.
-template <class A>
-int64_t halo_elements(const Convolution<A>& convolution, const Tile& tile) {
+// The outer product reads kBlockRows operands from every pixel, also from the last.
+template <class O>
+int64_t halo_elements(const Convolution<O>& convolution, const Tile& tile) {
   return HaloExtent(convolution, tile).pixels() * convolution.in_channels + kBlockRows;
 }
 
-template <class A>
-int64_t transformed_elements(const Convolution<A>& convolution, const Tile& tile) {
+template <class O>
+int64_t transformed_elements(const Convolution<O>& convolution, const Tile& tile) {
   if (!convolution.winograd) {
     return 0;
   }
   return kPositions * BlockGrid(tile).padded_count() * convolution.in_channels + kBlockRows;
 }
 
-template <class A>
-int64_t panel_elements(const Convolution<A>& convolution, const Sizes& sizes, const Tile& tile) {
-  return convolution.panels * sizes.panel_width() * round_up(tile.pixels(), kBlockRows);
+template <int V, class O>
+int64_t panel_elements(const Convolution<O>& convolution, const Tile& tile) {
+  return convolution.panels * kPanelVectors * V * round_up(tile.pixels(), kBlockRows);
 }
 
-inline int64_t product_elements(const Sizes& sizes, const Tile& tile) {
-  return kPositions * BlockGrid(tile).padded_count() * sizes.panel_width();
+template <class A, int V>
+int64_t product_elements(bool winograd, const Tile& tile) {
+  const int64_t width = kPanelVectors * V;
+  return winograd ? kMostPanels<A, V> * kPositions * BlockGrid(tile).padded_count() * width : 0;
 }
 
-template <class A>
+template <class O, int V>
 struct ForwardScratch {
-  A* gates;        // [gate panel][padded pixel][2V]
-  A* halo;         // [halo rows][halo columns][channels] of X_t, then of H_{t-1}
-  A* transformed;  // [16][padded block][channels]
-  A* products;     // [16][padded block][2V]
+  using A = accumulate_t<O>;
+
+  A* gates;           // [gate panel][padded pixel][2V]
+  number_t<O>* halo;  // [halo rows][halo columns][channels] of X_t, then of H_{t-1}
+  A* transformed;     // [16][padded block][channels]
+  A* products;        // [panel][16][padded block][2V]
 
   template <class S>
-  ForwardScratch(Arena<A>& arena, const ForwardStep<S, A>& step, const Tile& tile) {
+  ForwardScratch(Arena& arena, const ForwardStep<S, O>& step, const Tile& tile) {
     const auto& x = step.input_convolution;
     const auto& h = step.hidden_convolution;
-    gates = arena.take(panel_elements(h, step.sizes, tile));
-    halo = arena.take(larger(halo_elements(x, tile), halo_elements(h, tile)));
-    transformed = arena.take(larger(transformed_elements(x, tile), transformed_elements(h, tile)));
-    products = arena.take(product_elements(step.sizes, tile));
+    gates = arena.take<A>(panel_elements<V>(h, tile));
+    halo = arena.take<number_t<O>>(larger(halo_elements(x, tile), halo_elements(h, tile)));
+    transformed =
+        arena.take<A>(larger(transformed_elements(x, tile), transformed_elements(h, tile)));
+    products = arena.take<A>(product_elements<A, V>(x.winograd || h.winograd, tile));
   }
 };
 
-template <class A>
+template <class O, int V>
 struct TransposedScratch {
+  using A = accumulate_t<O>;
+
   A* result;       // [panel][padded pixel][2V]
   A* transformed;  // of the gate gradients [16][padded block][gate column]
-  A* products;     // [16][padded block][2V]
+  A* products;     // [panel][16][padded block][2V]
 
-  TransposedScratch(Arena<A>& arena, const Convolution<A>& transposed, const Sizes& sizes,
-                    const Tile& tile) {
-    result = arena.take(panel_elements(transposed, sizes, tile));
-    transformed = arena.take(transformed_elements(transposed, tile));
-    products = arena.take(product_elements(sizes, tile));
+  TransposedScratch(Arena& arena, const Convolution<O>& transposed, const Tile& tile) {
+    result = arena.take<A>(panel_elements<V>(transposed, tile));
+    transformed = arena.take<A>(transformed_elements(transposed, tile));
+    products = arena.take<A>(product_elements<A, V>(transposed.winograd, tile));
   }
 };
 
-template <class A>
+template <class O, int V>
 struct BackwardScratch {
-  ForwardScratch<A> forward;  // `gates` becomes the gate gradients of the tile, in the same layout
-  TransposedScratch<A> transposed;  // `result` is the gradient of H_t
+  // `gates` becomes the gate gradients of the tile, in the same layout.
+  ForwardScratch<O, V> forward;
+  TransposedScratch<O, V> transposed;  // `result` is the gradient of H_t
+  O* halo_operands = nullptr;          // of a weight gradient, where they are pairs: gather.h
+  O* gate_operands = nullptr;
 
   template <class S>
-  BackwardScratch(Arena<A>& arena, const BackwardStep<S, A>& step, const Tile& tile)
-      : forward(arena, step.forward, tile),
-        transposed(arena, step.hidden_transposed, step.forward.sizes, tile) {}
+  BackwardScratch(Arena& arena, const BackwardStep<S, O>& step, const Tile& tile)
+      : forward(arena, step.forward, tile), transposed(arena, step.hidden_transposed, tile) {
+    if constexpr (depth<O> > 1) {
+      const auto& x = step.forward.input_convolution;
+      const auto& h = step.forward.hidden_convolution;
+      halo_operands = arena.take<O>(larger(halo_elements(x, tile), halo_elements(h, tile)));
+      gate_operands =
+          arena.take<O>(h.panels * kPanelVectors * V * tile.rows * ceil_div(tile.columns, 2));
+    }
+  }
 };
 
 }  // namespace MEMX_ISA

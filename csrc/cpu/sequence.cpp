@@ -111,13 +111,16 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
   return arguments;
 }
 
-// A tile's gate panels should stay in the second-level cache beside its transformed input. Rows
-// come in pairs because a Winograd block is two rows high; the columns are split evenly.
+// The larger a tile, the less of the halo is read twice and the longer the sums of a weight gradient;
+// but its gate panels should stay in the second-level cache, and every thread should get some tiles.
+// Rows come in pairs because a Winograd block is two rows high; the columns are split evenly.
 TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns)
     : batch_(batch), height_(height), width_(width) {
-  constexpr int64_t kGateBytes = 192 * 1024;
-  constexpr int64_t kFewestPixels = 64;
-  const int64_t target = std::max(kFewestPixels, kGateBytes / (columns * int64_t(sizeof(float))));
+  constexpr int64_t kGateBytes = 768 * 1024;
+  constexpr int64_t kFewestPixels = 64, kFewestTiles = 16;
+  const int64_t cached = kGateBytes / (columns * int64_t(sizeof(float)));
+  const int64_t shared = batch * height * width / kFewestTiles;
+  const int64_t target = std::max(kFewestPixels, std::min(cached, shared));
   const int64_t pairs = std::max<int64_t>(1, target / (2 * width));
   tile_rows_ = std::min(height, 2 * pairs);
   const int64_t widest = std::max<int64_t>(2, target / tile_rows_);
@@ -134,18 +137,18 @@ Tile TileGrid::at(int64_t index) const {
           std::min(tile_columns_, width_ - column)};
 }
 
-template <class S>
-Sequence<S>::Sequence(const Arguments& given, bool keep_weights)
+template <class S, class O>
+Sequence<S, O>::Sequence(const Arguments& given, bool keep_weights)
     : arguments(given),
       steps(given.x.size(0)),
       sizes(sizes_of(given, engine().vector_bytes / int64_t(sizeof(A)))),
       tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns()),
-      kernels(engine().kernels<S>()) {
+      kernels(engine().kernels<S, O>()) {
   const at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
   if (arguments.weight_ih.defined()) {
-    input_ = pack_convolution<A>(arguments.weight_ih, arguments.padding, sizes, keep_weights);
+    input_ = pack_convolution<O>(arguments.weight_ih, arguments.padding, sizes, keep_weights);
   }
-  hidden_ = pack_convolution<A>(arguments.weight_hh, same_padding(arguments.weight_hh), sizes,
+  hidden_ = pack_convolution<O>(arguments.weight_hh, same_padding(arguments.weight_hh), sizes,
                                 keep_weights);
   bias_ = pack_bias<A>(arguments.bias, sizes);
   peephole_weights_ = peephole_rows(arguments.weight_ch, sizes.hidden, dtype);
@@ -154,9 +157,9 @@ Sequence<S>::Sequence(const Arguments& given, bool keep_weights)
   }
 }
 
-template <class S>
-ForwardStep<S, accumulate_t<S>> Sequence<S>::forward_step(int64_t t) const {
-  ForwardStep<S, A> step;
+template <class S, class O>
+ForwardStep<S, O> Sequence<S, O>::forward_step(int64_t t) const {
+  ForwardStep<S, O> step;
   step.sizes = sizes;
   step.input_convolution = input_.convolution;
   step.hidden_convolution = hidden_.convolution;
@@ -203,8 +206,13 @@ at::ScalarType accumulate_dtype(at::ScalarType storage) {
   return storage == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+template class Sequence<float, float>;
+template class Sequence<double, double>;
+template class Sequence<Bfloat16, float>;
+template class Sequence<Bfloat16, Bfloat16Pair>;
+template class Sequence<Float16, float>;
+
 #define MEMX_INSTANTIATE(S)                                     \
-  template class Sequence<S>;                                   \
   template Frame<S> frame_of(const at::Tensor&, int64_t);       \
   template Frame<S> frame_of(const at::Tensor&);                \
   template Frame<const S> frame_of(const at::Tensor&, int64_t); \

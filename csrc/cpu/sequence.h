@@ -50,26 +50,26 @@ class TileGrid {
   int64_t rows_, columns_;            // of the grid, in tiles
 };
 
-template <class S>
+template <class S, class O>
 class Sequence {
  public:
-  using A = accumulate_t<S>;
+  using A = accumulate_t<O>;
 
   // With `keep_weights` their packed form stays for later calls with the same ones.
   Sequence(const Arguments& arguments, bool keep_weights);
 
   // Everything of step t except its outputs: the caller sets where C_{t-1}, H_{t-1} and the results
   // are for t > 0.
-  ForwardStep<S, A> forward_step(int64_t t) const;
+  ForwardStep<S, O> forward_step(int64_t t) const;
 
   const Arguments arguments;
   const int64_t steps;
   const Sizes sizes;
   const TileGrid tiles;
-  const TileKernels<S, A>& kernels;
+  const TileKernels<S, O>& kernels;
 
  private:
-  PackedConvolution<A> input_, hidden_;
+  PackedConvolution<O> input_, hidden_;
   at::Tensor bias_, peephole_weights_, initial_cell_;
 };
 
@@ -94,18 +94,19 @@ at::Tensor channels_first(const at::Tensor& channels_last);
 // The storage and accumulation dtypes of a call.
 at::ScalarType accumulate_dtype(at::ScalarType storage);
 
-// Calls body(S{}) with the kernels' storage type for a dtype.
+// Calls body(S{}, O{}) with the storage and the operand type of a dtype's kernels.
 template <class Body>
-auto dispatch_storage(at::ScalarType dtype, const Body& body) {
+auto dispatch_types(at::ScalarType dtype, const Body& body) {
   switch (dtype) {
     case at::kFloat:
-      return body(float{});
+      return body(float{}, float{});
     case at::kDouble:
-      return body(double{});
+      return body(double{}, double{});
     case at::kBFloat16:
-      return body(Bfloat16{});
+      return engine().bfloat16_pairs.forward != nullptr ? body(Bfloat16{}, Bfloat16Pair{})
+                                                        : body(Bfloat16{}, float{});
     case at::kHalf:
-      return body(Float16{});
+      return body(Float16{}, float{});
     default:
       TORCH_CHECK(false, "memx_fast: x has dtype ", dtype,
                   ", expected float32, float64, bfloat16 or float16");

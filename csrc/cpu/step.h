@@ -1,7 +1,8 @@
 // What one launch of the tile kernels is told: plain pointers, shapes and strides, no torch.
 //
 // Shapes are written as in the Python docs: B batch, H and W the image, C hidden channels. S is the
-// type tensors are stored in, A the type arithmetic is done in (float, or double for double).
+// type tensors are stored in, O the operand type of the products and A the type arithmetic is done
+// in (types.h).
 //
 // Interleaved gates. Inside, the 4*C gate columns are ordered so that whoever computes a vector of
 // channels holds all four of its gates: [channel block][gate i,f,g,o][lane], a block being one
@@ -10,6 +11,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "types.h"
 
 namespace memx {
 
@@ -38,16 +41,20 @@ struct Tile {
 };
 
 // A zero-padded convolution of stride 1 whose weights are packed in panels of output columns:
-//   direct    [panel][kernel row][kernel column][in channel][2 * lanes]
-//   Winograd  [panel][16][in channel][2 * lanes]        (winograd.h)
-template <class A>
+//   direct    [panel][kernel row][operand][2 * lanes][number of the operand]
+//   Winograd  [panel][16][in channel][2 * lanes]        (winograd.h; operands of one number only)
+// The operands of a kernel row are its kernel columns' channels in a row, [kernel column][in
+// channel], filled up with zeros to a whole operand.
+template <class O>
 struct Convolution {
-  const A* weights = nullptr;
+  const number_t<O>* weights = nullptr;
   int64_t in_channels = 0;
   int64_t height = 1, width = 1;  // of the kernel
   int64_t pad_rows = 0, pad_columns = 0;
   int64_t panels = 0;
   bool winograd = false;
+
+  int64_t row_operands() const { return ceil_div(width * in_channels, depth<O>); }
 };
 
 // The sizes every step of a sequence shares; height and width are those of the states.
@@ -73,11 +80,13 @@ struct Peepholes {
 };
 
 // Step t of the forward pass: C_{t-1}, H_{t-1}, X_t -> C_t, H_t and, when training, the gates.
-template <class S, class A>
+template <class S, class O>
 struct ForwardStep {
+  using A = accumulate_t<O>;
+
   Sizes sizes;
-  Convolution<A> input_convolution;  // weights null: `input_frame` holds ready-made input gates
-  Convolution<A> hidden_convolution;
+  Convolution<O> input_convolution;  // weights null: `input_frame` holds ready-made input gates
+  Convolution<O> hidden_convolution;
   Frame<const S> input_frame;   // X_t, or input gates [B, 4*C, H, W]
   Frame<const S> hidden_frame;  // H_{t-1}; data null: zeros
   const A* bias = nullptr;      // [gate_columns]
@@ -115,47 +124,49 @@ struct ParameterGradients {
 
 // Gradients of the pre-activations of one step, [B, H, W, gate columns] inside a border of zeros:
 // what a transposed convolution sees outside the image.
-template <class A>
+template <class N>
 struct GatePlane {
-  A* data = nullptr;  // pixel (0, 0) of the first image
+  N* data = nullptr;  // pixel (0, 0) of the first image
   int64_t row = 0, image = 0;
 };
 
 // Step t of the backward pass.
-template <class S, class A>
+template <class S, class O>
 struct BackwardStep {
-  ForwardStep<S, A> forward;              // recomputes the gates when `forward.gates` is null
-  Convolution<A> hidden_transposed;       // gate gradients -> gradient of H
-  GatePlane<const A> next_gate_gradient;  // of step t+1; data null at t = T-1
-  GatePlane<A> gate_gradient;             // of step t: the result
-  Frame<const S> output_gradient;         // of H_t, from above; data null: none
-  Frame<const S> final_gradient;          // of H_T, at t = T-1 only; data null: none
-  const A* cell = nullptr;                // C_t  [B, H, W, C]
-  A* cell_gradient = nullptr;             // of C_t in, of C_{t-1} out  [B, H, W, C]
-  Frame<S> input_gates_gradient;          // of ready-made input gates; data null: not wanted
+  using A = accumulate_t<O>;
+
+  ForwardStep<S, O> forward;         // recomputes the gates if `forward.gates` is null
+  Convolution<O> hidden_transposed;  // gate gradients -> gradient of H
+  GatePlane<const number_t<O>> next_gate_gradient;  // of step t+1; data null at t = T-1
+  GatePlane<number_t<O>> gate_gradient;             // of step t: the result
+  Frame<const S> output_gradient;                   // of H_t, from above; data null: none
+  Frame<const S> final_gradient;                    // of H_T, at t = T-1 only; data null: none
+  const A* cell = nullptr;                          // C_t  [B, H, W, C]
+  A* cell_gradient = nullptr;                       // of C_t in, of C_{t-1} out  [B, H, W, C]
+  Frame<S> input_gates_gradient;  // of ready-made input gates; data null: not wanted
 };
 
 // From the gate gradients of one step to the gradient of a frame that was convolved: X_t or H_0.
-template <class S, class A>
+template <class S, class O>
 struct FrameGradientStep {
   Sizes sizes;
-  Convolution<A> transposed;
-  GatePlane<const A> gate_gradient;
+  Convolution<O> transposed;
+  GatePlane<const number_t<O>> gate_gradient;
   int64_t channels = 0;
   Frame<S> gradient;  // [B, channels, its height, its width]
 };
 
-// A table of the compiled tile kernels of one instruction set and storage type. `scratch` is the
-// calling thread's, of the size the *_scratch function gives (in elements of A).
-template <class S, class A>
+// A table of the compiled tile kernels of one instruction set, storage and operand type. `scratch`
+// is the calling thread's, of as many bytes as the *_scratch function says.
+template <class S, class O>
 struct TileKernels {
-  void (*forward)(const ForwardStep<S, A>&, const Tile&, A* scratch);
-  int64_t (*forward_scratch)(const ForwardStep<S, A>&, const Tile& largest);
-  void (*backward)(const BackwardStep<S, A>&, const ParameterGradients<A>&, const Tile&,
-                   A* scratch);
-  int64_t (*backward_scratch)(const BackwardStep<S, A>&, const Tile& largest);
-  void (*frame_gradient)(const FrameGradientStep<S, A>&, const Tile&, A* scratch);
-  int64_t (*frame_gradient_scratch)(const FrameGradientStep<S, A>&, const Tile& largest);
+  void (*forward)(const ForwardStep<S, O>&, const Tile&, char* scratch);
+  int64_t (*forward_scratch)(const ForwardStep<S, O>&, const Tile& largest);
+  void (*backward)(const BackwardStep<S, O>&, const ParameterGradients<accumulate_t<O>>&,
+                   const Tile&, char* scratch);
+  int64_t (*backward_scratch)(const BackwardStep<S, O>&, const Tile& largest);
+  void (*frame_gradient)(const FrameGradientStep<S, O>&, const Tile&, char* scratch);
+  int64_t (*frame_gradient_scratch)(const FrameGradientStep<S, O>&, const Tile& largest);
 };
 
 }  // namespace memx

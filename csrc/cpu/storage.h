@@ -1,30 +1,11 @@
-// Storage types, vectors of the type arithmetic is done in, and the way from one to the other. The
+// Vectors of the type arithmetic is done in, and the way to them from the storage types and back. The
 // conversions are written so that loops over them become vector code: no branches.
 #pragma once
 
-#include <cstdint>
-
 #include "../cell_math.h"
+#include "types.h"
 
 namespace memx {
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-template <class S>
-struct AccumulateType {
-  using type = float;
-};
-template <>
-struct AccumulateType<double> {
-  using type = double;
-};
-template <class S>
-using accumulate_t = typename AccumulateType<S>::type;
 
 namespace MEMX_ISA {
 
@@ -36,6 +17,10 @@ template <class A, int V>
 using vector_t = typename VectorOf<A, V>::type;
 template <class Vec>
 constexpr int lanes = sizeof(Vec) / sizeof(element_t<Vec>);
+template <int V>
+struct HalfWords {
+  typedef uint16_t type __attribute__((vector_size(V * sizeof(uint16_t))));
+};
 
 MEMX_INLINE double widen(double x) { return x; }
 MEMX_INLINE float widen(float x) { return x; }
@@ -89,36 +74,78 @@ MEMX_INLINE void store(T value, element_t<T>* out) {
   *(Unaligned*)out = value;
 }
 
-// The first `count` lanes of a vector, the rest zero, from memory of any storage type.
+// A full vector from memory of any storage type, and back.
+template <class Vec, class S>
+MEMX_INLINE Vec load_vector(const S* in) {
+  if constexpr (sizeof(S) == sizeof(element_t<Vec>)) {
+    return load<Vec>(in);
+  } else {
+    element_t<Vec> buffer[lanes<Vec>];
+    for (int j = 0; j < lanes<Vec>; ++j) {
+      buffer[j] = widen(in[j]);
+    }
+    return load<Vec>(buffer);
+  }
+}
+
+template <class Vec, class S>
+MEMX_INLINE void store_vector(Vec value, S* out) {
+  if constexpr (sizeof(S) == sizeof(element_t<Vec>)) {
+    store(value, out);
+  } else {
+    element_t<Vec> buffer[lanes<Vec>];
+    store(value, buffer);
+    for (int j = 0; j < lanes<Vec>; ++j) {
+      narrow(buffer[j], out[j]);
+    }
+  }
+}
+
+// bfloat16 is the upper half of a float: the conversions above, written for all lanes at once.
+template <class Vec>
+using half_words_t = typename HalfWords<lanes<Vec>>::type;
+
+template <class Vec>
+MEMX_INLINE Vec load_vector(const Bfloat16* in) {
+  using Bits = typename Numbers<Vec>::bits;
+  half_words_t<Vec> words;
+  __builtin_memcpy(&words, in, sizeof(words));
+  return __builtin_bit_cast(Vec, __builtin_convertvector(words, Bits) << 16);
+}
+
+template <class Vec>
+MEMX_INLINE void store_vector(Vec value, Bfloat16* out) {
+  using Bits = typename Numbers<Vec>::bits;
+  const Bits bits = __builtin_bit_cast(Bits, value);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits chosen = value != value ? ((bits >> 16) | 0x40u) : rounded;
+  const auto words = __builtin_convertvector(chosen, half_words_t<Vec>);
+  __builtin_memcpy(out, &words, sizeof(words));
+}
+
+// The first `count` lanes of a vector, the rest zero.
 template <class Vec, class S>
 MEMX_INLINE Vec load_lanes(const S* in, int64_t count) {
-  constexpr int V = lanes<Vec>;
-  element_t<Vec> buffer[V] = {};
-  if (count == V) {
-    for (int j = 0; j < V; ++j) {
-      buffer[j] = widen(in[j]);
-    }
-  } else {
-    for (int64_t j = 0; j < count; ++j) {
-      buffer[j] = widen(in[j]);
-    }
+  if (count == lanes<Vec>) {
+    return load_vector<Vec>(in);
+  }
+  element_t<Vec> buffer[lanes<Vec>] = {};
+  for (int64_t j = 0; j < count; ++j) {
+    buffer[j] = widen(in[j]);
   }
   return load<Vec>(buffer);
 }
 
 template <class Vec, class S>
 MEMX_INLINE void store_lanes(Vec value, int64_t count, S* out) {
-  constexpr int V = lanes<Vec>;
-  element_t<Vec> buffer[V];
+  if (count == lanes<Vec>) {
+    store_vector(value, out);
+    return;
+  }
+  element_t<Vec> buffer[lanes<Vec>];
   store(value, buffer);
-  if (count == V) {
-    for (int j = 0; j < V; ++j) {
-      narrow(buffer[j], out[j]);
-    }
-  } else {
-    for (int64_t j = 0; j < count; ++j) {
-      narrow(buffer[j], out[j]);
-    }
+  for (int64_t j = 0; j < count; ++j) {
+    narrow(buffer[j], out[j]);
   }
 }
 

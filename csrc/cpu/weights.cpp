@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <vector>
 
 #include "kept_weights.h"
+#include "storage.h"
 #include "tuning.h"
 
 namespace memx {
@@ -67,11 +69,22 @@ Kernel3x3 transform_kernel_gradient(const Block4x4& u) {
 // Below this many channels the transforms cost more than the products they save.
 constexpr int64_t kWinogradChannels = 8;
 
-template <class A>
-bool use_winograd(const Convolution<A>& convolution) {
-  return tuning().winograd && sizeof(A) == sizeof(float) && convolution.height == 3 &&
+template <class O>
+bool use_winograd(const Convolution<O>& convolution) {
+  return tuning().winograd && std::is_same_v<O, float> && convolution.height == 3 &&
          convolution.width == 3 && convolution.in_channels >= kWinogradChannels;
 }
+
+template <class N>
+constexpr at::ScalarType scalar_type() {
+  return std::is_same_v<N, Bfloat16> ? at::kBFloat16
+         : std::is_same_v<N, double> ? at::kDouble
+                                     : at::kFloat;
+}
+
+void assign(double value, double& number) { number = value; }
+void assign(double value, float& number) { number = float(value); }
+void assign(double value, Bfloat16& number) { baseline::narrow(float(value), number); }
 
 // Where a gate column belongs: gate * C + c in the order of the parameters, or -1 for padding.
 int64_t parameter_row(int64_t column, const Sizes& sizes) {
@@ -88,23 +101,47 @@ std::vector<int64_t> parameter_rows(const Sizes& sizes) {
   return rows;
 }
 
+// Where in a panel's weights the number of tap p of channel k for column 0 lies, and the distance to
+// that of the next column.
+template <class O>
+struct PanelLayout {
+  PanelLayout(const Convolution<O>& convolution, int64_t width)
+      : convolution(convolution),
+        taps(convolution.winograd ? 16 : convolution.height * convolution.width),
+        rows(convolution.winograd ? 16 * convolution.in_channels
+                                  : convolution.height * convolution.row_operands()),
+        width(width) {}
+  int64_t numbers() const { return rows * width * depth<O>; }
+  int64_t offset(int64_t p, int64_t k) const {
+    if (convolution.winograd) {
+      return (p * convolution.in_channels + k) * width;
+    }
+    const int64_t number = p % convolution.width * convolution.in_channels + k;
+    const int64_t row = p / convolution.width * convolution.row_operands() + number / depth<O>;
+    return row * width * depth<O> + number % depth<O>;
+  }
+
+  const Convolution<O>& convolution;
+  int64_t taps, rows, width;
+};
+
 // Panels filled from kernel(column, channel): a pointer to the taps of a kernel, `tap_pitch` apart
 // (backwards for a flipped kernel), or null for padding.
-template <class A, class Kernel>
-at::Tensor packed_panels(const Convolution<A>& convolution, int64_t width, int64_t tap_pitch,
+template <class O, class Kernel>
+at::Tensor packed_panels(const Convolution<O>& convolution, int64_t width, int64_t tap_pitch,
                          const Kernel& kernel) {
+  using N = number_t<O>;
   const int64_t channels = convolution.in_channels;
   const int64_t kernel_taps = convolution.height * convolution.width;
-  const int64_t taps = convolution.winograd ? 16 : kernel_taps;
-  at::Tensor storage =
-      at::empty({convolution.panels * taps * channels * width}, c10::CppTypeToScalarType<A>::value);
-  A* const data = storage.data_ptr<A>();
+  const PanelLayout<O> layout(convolution, width);
+  at::Tensor storage = at::zeros({convolution.panels * layout.numbers()}, scalar_type<N>());
+  N* const data = static_cast<N*>(storage.data_ptr());
   at::parallel_for(0, convolution.panels * channels, 16, [&](int64_t begin, int64_t end) {
-    std::vector<double> given(kernel_taps * width), transformed(taps * width);
+    std::vector<double> given(kernel_taps * width), transformed(layout.taps * width);
     for (int64_t job = begin; job < end; ++job) {
       const int64_t panel = job / channels, k = job % channels;
       for (int64_t i = 0; i < width; ++i) {
-        const A* const from = kernel(panel * width + i, k);
+        const accumulate_t<O>* const from = kernel(panel * width + i, k);
         for (int64_t p = 0; p < kernel_taps; ++p) {
           given[p * width + i] = from == nullptr ? 0 : double(from[p * tap_pitch]);
         }
@@ -113,9 +150,11 @@ at::Tensor packed_panels(const Convolution<A>& convolution, int64_t width, int64
         transform_kernels(given.data(), width, transformed.data());
       }
       const double* const values = convolution.winograd ? transformed.data() : given.data();
-      for (int64_t p = 0; p < taps; ++p) {
-        A* const out = data + ((panel * taps + p) * channels + k) * width;
-        std::copy(values + p * width, values + (p + 1) * width, out);
+      for (int64_t p = 0; p < layout.taps; ++p) {
+        N* const out = data + panel * layout.numbers() + layout.offset(p, k);
+        for (int64_t i = 0; i < width; ++i) {
+          assign(values[p * width + i], out[i * depth<O>]);
+        }
       }
     }
   });
@@ -123,10 +162,10 @@ at::Tensor packed_panels(const Convolution<A>& convolution, int64_t width, int64
 }
 
 // The description of a convolution from `in_channels` to `columns` channels.
-template <class A>
-Convolution<A> describe(const at::Tensor& weight, int64_t in_channels, int64_t columns,
+template <class O>
+Convolution<O> describe(const at::Tensor& weight, int64_t in_channels, int64_t columns,
                         Padding padding, const Sizes& sizes) {
-  Convolution<A> convolution;
+  Convolution<O> convolution;
   convolution.in_channels = in_channels;
   convolution.height = weight.size(2);
   convolution.width = weight.size(3);
@@ -137,18 +176,23 @@ Convolution<A> describe(const at::Tensor& weight, int64_t in_channels, int64_t c
   return convolution;
 }
 
+// The parameter in the type arithmetic is done in.
+template <class O>
+at::Tensor dense_weight(const at::Tensor& weight) {
+  return weight.to(scalar_type<accumulate_t<O>>()).contiguous();
+}
+
 }  // namespace
 
-template <class A>
-PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding, const Sizes& sizes,
+template <class O>
+PackedConvolution<O> pack_convolution(const at::Tensor& weight, Padding padding, const Sizes& sizes,
                                       bool keep) {
-  constexpr at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
   const int64_t channels = weight.size(1), taps = weight.size(2) * weight.size(3);
-  PackedConvolution<A> packed;
-  packed.convolution = describe<A>(weight, channels, sizes.gate_columns(), padding, sizes);
+  PackedConvolution<O> packed;
+  packed.convolution = describe<O>(weight, channels, sizes.gate_columns(), padding, sizes);
   const auto pack = [&] {
-    const at::Tensor dense = weight.to(dtype).contiguous();
-    const A* const w = dense.data_ptr<A>();
+    const at::Tensor dense = dense_weight<O>(weight);
+    const auto* const w = dense.data_ptr<accumulate_t<O>>();
     const std::vector<int64_t> rows = parameter_rows(sizes);
     return packed_panels(packed.convolution, sizes.panel_width(), 1,
                          [&](int64_t column, int64_t k) {
@@ -156,29 +200,29 @@ PackedConvolution<A> pack_convolution(const at::Tensor& weight, Padding padding,
                            return row < 0 ? nullptr : w + (row * channels + k) * taps;
                          });
   };
-  const PackedLayout layout{dtype, sizes.lanes, packed.convolution.winograd};
+  const PackedLayout layout{scalar_type<number_t<O>>(), sizes.lanes, packed.convolution.winograd};
   packed.storage = keep ? kept_weights().get(weight, layout, pack) : pack();
-  packed.convolution.weights = packed.storage.template data_ptr<A>();
+  packed.convolution.weights = static_cast<const number_t<O>*>(packed.storage.data_ptr());
   return packed;
 }
 
-template <class A>
-PackedConvolution<A> pack_transposed_convolution(const at::Tensor& weight, Padding padding,
+template <class O>
+PackedConvolution<O> pack_transposed_convolution(const at::Tensor& weight, Padding padding,
                                                  const Sizes& sizes) {
-  const at::Tensor dense = weight.to(c10::CppTypeToScalarType<A>::value).contiguous();
-  const A* const w = dense.data_ptr<A>();
+  const at::Tensor dense = dense_weight<O>(weight);
+  const auto* const w = dense.data_ptr<accumulate_t<O>>();
   const int64_t channels = weight.size(1), taps = weight.size(2) * weight.size(3);
   const Padding rest{weight.size(2) - 1 - padding.rows, weight.size(3) - 1 - padding.columns};
   const std::vector<int64_t> rows = parameter_rows(sizes);
-  PackedConvolution<A> packed;
-  packed.convolution = describe<A>(weight, sizes.gate_columns(), channels, rest, sizes);
+  PackedConvolution<O> packed;
+  packed.convolution = describe<O>(weight, sizes.gate_columns(), channels, rest, sizes);
   packed.storage =
       packed_panels(packed.convolution, sizes.panel_width(), -1, [&](int64_t k, int64_t column) {
         const bool padded = rows[column] < 0 || k >= channels;
         const int64_t last_tap = taps - 1;
         return padded ? nullptr : w + (rows[column] * channels + k) * taps + last_tap;
       });
-  packed.convolution.weights = packed.storage.template data_ptr<A>();
+  packed.convolution.weights = static_cast<const number_t<O>*>(packed.storage.data_ptr());
   return packed;
 }
 
@@ -198,8 +242,8 @@ at::Tensor pack_bias(const at::Tensor& bias, const Sizes& sizes) {
   return packed;
 }
 
-template <class A>
-int64_t weight_gradient_elements(const Convolution<A>& convolution, const Sizes& sizes) {
+template <class O>
+int64_t weight_gradient_elements(const Convolution<O>& convolution, const Sizes& sizes) {
   const int64_t channels = convolution.in_channels;
   const int64_t rows =
       convolution.winograd
@@ -208,9 +252,11 @@ int64_t weight_gradient_elements(const Convolution<A>& convolution, const Sizes&
   return convolution.panels * rows * sizes.panel_width();
 }
 
-template <class A>
-at::Tensor unpack_weight_gradient(const A* gradient, const Convolution<A>& convolution,
-                                  const Sizes& sizes, at::ScalarType dtype) {
+template <class O>
+at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
+                                  const Convolution<O>& convolution, const Sizes& sizes,
+                                  at::ScalarType dtype) {
+  using A = accumulate_t<O>;
   const int64_t panel_width = sizes.panel_width();
   const int64_t channels = convolution.in_channels;
   const int64_t height = convolution.height, width = convolution.width;
@@ -260,14 +306,20 @@ at::Tensor unpack_bias_gradient(const A* gradient, const Sizes& sizes, at::Scala
   return out.to(dtype);
 }
 
-#define MEMX_INSTANTIATE(A)                                                                       \
-  template PackedConvolution<A> pack_convolution(const at::Tensor&, Padding, const Sizes&, bool); \
-  template PackedConvolution<A> pack_transposed_convolution(const at::Tensor&, Padding,           \
+#define MEMX_INSTANTIATE(O)                                                                       \
+  template PackedConvolution<O> pack_convolution(const at::Tensor&, Padding, const Sizes&, bool); \
+  template PackedConvolution<O> pack_transposed_convolution(const at::Tensor&, Padding,           \
                                                             const Sizes&);                        \
-  template at::Tensor pack_bias<A>(const at::Tensor&, const Sizes&);                              \
-  template int64_t weight_gradient_elements(const Convolution<A>&, const Sizes&);                 \
-  template at::Tensor unpack_weight_gradient(const A*, const Convolution<A>&, const Sizes&,       \
-                                             at::ScalarType);                                     \
+  template int64_t weight_gradient_elements(const Convolution<O>&, const Sizes&);                 \
+  template at::Tensor unpack_weight_gradient(const accumulate_t<O>*, const Convolution<O>&,       \
+                                             const Sizes&, at::ScalarType);
+MEMX_INSTANTIATE(float)
+MEMX_INSTANTIATE(double)
+MEMX_INSTANTIATE(Bfloat16Pair)
+#undef MEMX_INSTANTIATE
+
+#define MEMX_INSTANTIATE(A)                                          \
+  template at::Tensor pack_bias<A>(const at::Tensor&, const Sizes&); \
   template at::Tensor unpack_bias_gradient(const A*, const Sizes&, at::ScalarType);
 MEMX_INSTANTIATE(float)
 MEMX_INSTANTIATE(double)

@@ -101,42 +101,62 @@ MEMX_INLINE void add_output_block(const A* products, int64_t step, const Tile& t
   }
 }
 
+// products[panel][16][padded block][2V] of P panels of the weights, from the transformed input.
+template <class A, int V, int P>
+void multiply_positions(const Convolution<A>& convolution, const A* transformed,
+                        const BlockGrid& grid, int64_t panel, A* products) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t channels = convolution.in_channels;
+  const int64_t step = grid.padded_count() * width;
+  const int64_t panel_weights = kPositions * channels * width;
+  for (int64_t position = 0; position < kPositions; ++position) {
+    const A* input = transformed + position * grid.padded_count() * channels;
+    const A* weights = convolution.weights + panel * panel_weights + position * channels * width;
+    for (int64_t first = 0; first < grid.count(); first += kBlockRows) {
+      const A* const row = input + first * channels;
+      const A* const left[kBlockRows] = {row,
+                                         row + channels,
+                                         row + 2 * channels,
+                                         row + 3 * channels,
+                                         row + 4 * channels,
+                                         row + 5 * channels};
+      multiply_block<A, V, P, false>(left, {1, channels, 0}, weights, panel_weights,
+                                     products + position * step + first * width, kPositions * step);
+    }
+  }
+}
+
+// out[padded pixel][2V] of a panel += A^T m A of all its blocks m.
+template <class A, int V>
+void add_output_blocks(const A* products, const BlockGrid& grid, const Tile& tile, A* out) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t step = grid.padded_count() * width;
+  for (int64_t by = 0; by < grid.rows; ++by) {
+    for (int64_t bx = 0; bx < grid.columns; ++bx) {
+      const A* block = products + (by * grid.columns + bx) * width;
+      for (int64_t j = 0; j < width; j += V) {
+        add_output_block<A, V>(block + j, step, tile, 2 * by, 2 * bx, out + j);
+      }
+    }
+  }
+}
+
 // out[panel][padded pixel][2V] += convolution of the tile, from its transformed input. `products`
-// is scratch of [16][padded block][2V].
+// is scratch of [panel at once][16][padded block][2V].
 template <class A, int V>
 void convolve_winograd(const Convolution<A>& convolution, const A* transformed, const Tile& tile,
                        A* products, A* out) {
   const int64_t width = kPanelVectors * V;
-  const int64_t channels = convolution.in_channels;
   const BlockGrid grid(tile);
-  const int64_t step = grid.padded_count() * width;
-  const int64_t padded_pixels = round_up(tile.pixels(), kBlockRows);
-  for (int64_t panel = 0; panel < convolution.panels; ++panel) {
-    for (int64_t position = 0; position < kPositions; ++position) {
-      const A* input = transformed + position * grid.padded_count() * channels;
-      const A* weights = convolution.weights + (panel * kPositions + position) * channels * width;
-      for (int64_t first = 0; first < grid.count(); first += kBlockRows) {
-        const A* const row = input + first * channels;
-        const A* const left[kBlockRows] = {row,
-                                           row + channels,
-                                           row + 2 * channels,
-                                           row + 3 * channels,
-                                           row + 4 * channels,
-                                           row + 5 * channels};
-        multiply_block<A, V, false>(left, 1, channels, 0, weights,
-                                    products + position * step + first * width);
-      }
+  const int64_t panel_products = kPositions * grid.padded_count() * width;
+  const int64_t out_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for_panels<A, V>(convolution.panels, [&](int64_t panel, auto count) {
+    multiply_positions<A, V, count.value>(convolution, transformed, grid, panel, products);
+    for (int64_t p = 0; p < count.value; ++p) {
+      add_output_blocks<A, V>(products + p * panel_products, grid, tile,
+                              out + (panel + p) * out_pitch);
     }
-    A* panel_out = out + panel * padded_pixels * width;
-    for (int64_t by = 0; by < grid.rows; ++by) {
-      for (int64_t bx = 0; bx < grid.columns; ++bx) {
-        const A* block = products + (by * grid.columns + bx) * width;
-        for (int64_t j = 0; j < width; j += V) {
-          add_output_block<A, V>(block + j, step, tile, 2 * by, 2 * bx, panel_out + j);
-        }
-      }
-    }
-  }
+  });
 }
 
 // A dY A^T for one vector of a block; pixels outside the tile have no gradient.
@@ -171,8 +191,23 @@ MEMX_INLINE void transform_gradient_block(const A* gradient, const Tile& tile, i
   }
 }
 
+// products[16][padded block][2V] = A dY A^T of all blocks dY of a panel.
+template <class A, int V>
+void transform_gradient(const A* panel, const BlockGrid& grid, const Tile& tile, A* products) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t step = grid.padded_count() * width;
+  for (int64_t by = 0; by < grid.rows; ++by) {
+    for (int64_t bx = 0; bx < grid.columns; ++bx) {
+      A* block = products + (by * grid.columns + bx) * width;
+      for (int64_t j = 0; j < width; j += V) {
+        transform_gradient_block<A, V>(panel + j, tile, 2 * by, 2 * bx, block + j, step);
+      }
+    }
+  }
+}
+
 // gradient[panel][16][in channel, padded to 6][2V] += the tile's share of the transformed weight
-// gradient. `products` is scratch of [16][padded block][2V].
+// gradient. `products` is scratch of [panel at once][16][padded block][2V].
 template <class A, int V>
 void weight_gradient_winograd(const Convolution<A>& convolution, const A* transformed,
                               const Tile& tile, const A* gate_gradient, A* products, A* gradient) {
@@ -180,26 +215,23 @@ void weight_gradient_winograd(const Convolution<A>& convolution, const A* transf
   const int64_t channels = convolution.in_channels;
   const BlockGrid grid(tile);
   const int64_t step = grid.padded_count() * width;
-  const int64_t padded_pixels = round_up(tile.pixels(), kBlockRows);
-  for (int64_t panel = 0; panel < convolution.panels; ++panel) {
-    const A* panel_gradient = gate_gradient + panel * padded_pixels * width;
-    for (int64_t by = 0; by < grid.rows; ++by) {
-      for (int64_t bx = 0; bx < grid.columns; ++bx) {
-        A* block = products + (by * grid.columns + bx) * width;
-        for (int64_t j = 0; j < width; j += V) {
-          transform_gradient_block<A, V>(panel_gradient + j, tile, 2 * by, 2 * bx, block + j, step);
-        }
-      }
+  const int64_t gate_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  const int64_t out_pitch = kPositions * round_up(channels, kBlockRows) * width;
+  for_panels<A, V>(convolution.panels, [&](int64_t panel, auto count) {
+    for (int64_t p = 0; p < count.value; ++p) {
+      transform_gradient<A, V>(gate_gradient + (panel + p) * gate_pitch, grid, tile,
+                               products + p * kPositions * step);
     }
+    A* out = gradient + panel * out_pitch;
     for (int64_t position = 0; position < kPositions; ++position) {
       const A* left = transformed + position * grid.padded_count() * channels;
-      for (int64_t k = 0; k < channels; k += kBlockRows) {
-        outer_block<A, V>(left + k, 1, grid.count(), 0, channels, products + position * step,
-                          gradient);
-        gradient += kBlockRows * width;
+      for (int64_t k = 0; k < channels; k += kBlockRows, out += kBlockRows * width) {
+        outer_block<A, V, count.value>({left + k, 1, grid.count(), 0, channels},
+                                       products + position * step, kPositions * step, out,
+                                       out_pitch);
       }
     }
-  }
+  });
 }
 
 }  // namespace MEMX_ISA
