@@ -20,7 +20,7 @@ from .results import Circumstances, Row, champion_of, row_of
 from .rivals import CONTENDERS, Contender
 from .workloads import DTYPES, PASSES, WORKLOADS, Workload
 
-FULL = Effort(rounds=5, seconds=40.0, preparation=300.0)
+FULL = Effort(rounds=5, seconds=20.0, preparation=300.0)
 QUICK = Effort(rounds=2, seconds=1.0, preparation=60.0)
 MEMORY_LIMIT = 300.0
 
