@@ -100,4 +100,9 @@ def extension_arguments() -> dict:
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildWithRecord}}
 
 
-setup(packages=find_packages(include=["memx_fast", "memx_fast.*"]), **extension_arguments())
+setup(
+    # The folder beside the package, installed inside it: other projects own the name at top level.
+    packages=[*find_packages(include=["memx_fast", "memx_fast.*"]), "memx_fast.triton_kernels"],
+    package_dir={"memx_fast.triton_kernels": "triton_kernels"},
+    **extension_arguments(),
+)

@@ -1,4 +1,6 @@
-// Operator schemas and module initialisation. Kernels register themselves beside their definition.
+// What the operators take and give, and module initialisation. Their schemas are in
+// memx_fast/ops.py, because they exist without this extension too; kernels register themselves
+// beside their definition.
 //
 // Shapes: T steps, B batch, C hidden channels, H and W the image. Parameters and states are of the
 // dtype of x, except c_0 and c_n, which are float32 where x is bfloat16 or float16.
@@ -21,7 +23,6 @@
 // Gates that were not saved are computed again.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/library.h>
 #include <torch/version.h>
 
 #include <string>
@@ -30,23 +31,6 @@
 #include "cpu/engine.h"
 #include "cpu/kept_weights.h"
 #include "cpu/tuning.h"
-
-TORCH_LIBRARY(memx_fast, library) {
-  library.def(
-      "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
-      "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
-      "SymInt saved_gates) "
-      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
-      {at::Tag::pt2_compliant_tag});
-  library.def(
-      "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
-      "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
-      "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, int[2] padding, "
-      "bool output_sees_current, "
-      "bool[7] needs) -> (Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias, "
-      "Tensor weight_ch, Tensor h_0, Tensor c_0)",
-      {at::Tag::pt2_compliant_tag});
-}
 
 namespace {
 

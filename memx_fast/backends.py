@@ -1,7 +1,8 @@
 """Which engines can run the layer on this machine, why the others cannot, and which one is used.
 
 An *engine* executes the recurrence: ``"cpp"`` is the fused C++ code for tensors on the CPU,
-``"reference"`` plain PyTorch for tensors anywhere. ``"auto"`` is not an engine but the request for
+``"triton"`` the fused Triton code for tensors on GPUs, ``"reference"`` plain PyTorch for tensors
+anywhere. ``"auto"`` is not an engine but the request for
 the fastest one available.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import json
 import sysconfig
 import warnings
@@ -21,6 +23,9 @@ import torch
 
 BUILD_RECORD = Path(__file__).with_name("_build.json")
 """What the build wrote beside the compiled extension: see :func:`build_record`."""
+
+TRITON_DEVICES = ("cuda", "xpu")
+"""Types of device that the Triton engine serves; PyTorch calls AMD's GPUs cuda as well."""
 
 _REINSTALL = "reinstall memx_fast in this environment: pip install --no-build-isolation ."
 
@@ -67,10 +72,10 @@ def build_record() -> dict[str, Any] | None:
 
 
 def load_extension() -> bool:
-    """Import the extension, once, which registers ``torch.ops.memx_fast.*``.
+    """Import the extension, once, which registers ``torch.ops.memx_fast.*`` for the CPU.
 
     Returns:
-        True if the operators are there. False if no extension fits this interpreter and this
+        True if the kernels are there. False if no extension fits this interpreter and this
         PyTorch; :func:`available` tells why. Never warns and never raises.
     """
     return _extension_problem() is None
@@ -170,6 +175,16 @@ def _major_minor(version: str) -> tuple[str, ...]:
     return tuple(str(version).split(".")[:2])
 
 
+@functools.cache
+def _triton_problem() -> str | None:
+    """The reason why Triton cannot be used, found without importing it."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; on Linux: pip install 'memx_fast[triton]'"
+    if not (torch.cuda.is_available() or torch.xpu.is_available()):
+        return "this PyTorch sees no GPU"
+    return None
+
+
 def _no_problem() -> str | None:
     return None
 
@@ -177,5 +192,8 @@ def _no_problem() -> str | None:
 # Fastest first: the order in which "auto" tries them.
 _ENGINES = (
     _Engine("cpp", ("cpu",), "fused C++ code for tensors on cpu", _extension_problem),
+    _Engine(
+        "triton", TRITON_DEVICES, "fused Triton code for tensors on cuda and xpu", _triton_problem
+    ),
     _Engine("reference", (), "plain PyTorch for tensors on any device", _no_problem),
 )

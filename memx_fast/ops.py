@@ -1,18 +1,32 @@
-"""The fused operators as PyTorch sees them: shapes for tracing, gradients, autocast.
+"""The fused operators as PyTorch sees them: schemas, shapes for tracing, gradients, autocast.
 
-The schemas and the kernels are in ``csrc`` (``csrc/ops.cpp`` gives every argument's shape). What is
-registered here makes ``torch.ops.memx_fast.conv_lstm`` differentiable and traceable;
-:func:`fused_conv_lstm` is the function the rest of the package calls.
+Kernels register themselves for the device they run on: C++ for the CPU when the extension is loaded
+(``csrc/ops.cpp`` gives every argument's shape), Triton for GPUs from here. Whatever is installed,
+the operators exist. What is registered here makes ``torch.ops.memx_fast.conv_lstm`` differentiable
+and traceable; :func:`fused_conv_lstm` is the function the rest of the package calls.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import backends
+
+_SCHEMAS = (
+    "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
+    "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
+    "SymInt saved_gates) "
+    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
+    "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
+    "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
+    "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, int[2] padding, "
+    "bool output_sees_current, bool[7] needs) -> (Tensor x, Tensor weight_ih, Tensor weight_hh, "
+    "Tensor bias, Tensor weight_ch, Tensor h_0, Tensor c_0)",
+)
 
 _GRADIENTS = 7  # x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0
 
@@ -219,14 +233,37 @@ def _refuse_double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | N
     raise RuntimeError(_NO_DOUBLE_BACKWARD)
 
 
-def _register() -> None:
+def _triton_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    results: tuple[Tensor, ...] = _triton_kernels().conv_lstm(*arguments)
+    return results
+
+
+def _triton_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    gradients: tuple[Tensor, ...] = _triton_kernels().conv_lstm_backward(*arguments)
+    return gradients
+
+
+def _triton_kernels() -> Any:
+    """Imported by the first call on a GPU: Triton may be missing, and takes a moment."""
+    return importlib.import_module("memx_fast.triton_kernels")
+
+
+def _register() -> torch.library.Library:
+    """Define the operators; they last as long as the library that is returned."""
+    library = torch.library.Library("memx_fast", "DEF")
+    for schema in _SCHEMAS:
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for device in backends.TRITON_DEVICES:
+        library.impl("conv_lstm", _triton_forward, device.upper())
+        library.impl("conv_lstm_backward", _triton_backward, device.upper())
     torch.library.register_fake("memx_fast::conv_lstm", _fake_forward)
     torch.library.register_fake("memx_fast::conv_lstm_backward", _fake_backward)
     torch.library.register_autograd(
         "memx_fast::conv_lstm", _backward, setup_context=_save_for_backward
     )
     torch.library.register_autograd("memx_fast::conv_lstm_backward", _refuse_double_backward)
+    return library
 
 
-if backends.load_extension():
-    _register()
+_LIBRARY = _register()
+backends.load_extension()

@@ -1,5 +1,7 @@
 """Which engine is chosen, why another is not, and what ``python -m memx_fast.info`` says."""
 
+import importlib.machinery
+import importlib.util
 import json
 import sysconfig
 import warnings
@@ -36,14 +38,15 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordWr
 
 def forget_decisions() -> None:
     backends._extension_problem.cache_clear()
+    backends._triton_problem.cache_clear()
     backends._warn_once.cache_clear()
 
 
 def test_every_engine_is_available_after_a_full_build() -> None:
     """The engines come fastest first, the compiled one is there: a missing build is a failure."""
     found = backends.available()
-    assert [backend.name for backend in found] == ["cpp", "reference"]
-    assert all(backend.available for backend in found), found
+    assert [backend.name for backend in found] == ["cpp", "triton", "reference"]
+    assert all(backend.available for backend in found if backend.name != "triton"), found
     assert backends.load_extension()
 
 
@@ -94,10 +97,64 @@ def test_extension_built_for_something_else_is_left_alone(
 def test_installation_without_extension_says_how_to_get_it(record: RecordWriter) -> None:
     """No record, no extension: the reason names the variable that left it out."""
     record(None)
-    compiled, reference = backends.available()
+    compiled, _, reference = backends.available()
     assert not compiled.available
     assert "MEMX_FAST_NO_EXTENSION" in compiled.reason
     assert reference.available
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """``machine(triton=True, gpu=False)``: whether Triton is installed, and a GPU seen."""
+
+    def pretend(*, triton: bool, gpu: bool) -> None:
+        usual = importlib.util.find_spec
+        specification = importlib.machinery.ModuleSpec("triton", None) if triton else None
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *args: specification if name == "triton" else usual(name, *args),
+        )
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        forget_decisions()
+
+    yield pretend
+    monkeypatch.undo()
+    forget_decisions()
+
+
+@pytest.mark.parametrize("device", ["cuda", "xpu"])
+def test_gpus_get_triton(machine: Callable[..., None], device: str) -> None:
+    """Where Triton and a GPU are, "auto" takes it for tensors there, and for no others."""
+    machine(triton=True, gpu=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.resolve("auto", torch.device(device)) == "triton"
+        assert backends.resolve("auto", CPU) == "cpp"
+    assert backends.resolve("triton", torch.device(device)) == "triton"
+    with pytest.raises(RuntimeError, match=r"'triton' runs tensors on cuda or xpu, .* on cpu"):
+        backends.resolve("triton", CPU)
+
+
+def test_missing_triton_gives_one_warning_and_the_reference(machine: Callable[..., None]) -> None:
+    """The warning names the extra to install; asked for by name, it is an error that does."""
+    machine(triton=False, gpu=True)
+    with pytest.warns(
+        RuntimeWarning, match=r"Triton is not installed; .*memx_fast\[triton\]"
+    ) as found:
+        chosen = [backends.resolve("auto", torch.device("cuda")) for _ in range(2)]
+    assert chosen == ["reference", "reference"]
+    assert len(found) == 1
+    with pytest.raises(RuntimeError, match="backend 'triton' is not available: Triton is not"):
+        backends.resolve("triton", torch.device("cuda"))
+
+
+def test_triton_without_a_gpu_says_so(machine: Callable[..., None]) -> None:
+    """The list of engines gives the reason."""
+    machine(triton=True, gpu=False)
+    (found,) = (backend for backend in backends.available() if backend.name == "triton")
+    assert not found.available
+    assert found.reason == "this PyTorch sees no GPU"
 
 
 def test_another_patch_release_of_pytorch_is_accepted(record: RecordWriter) -> None:
@@ -137,7 +194,7 @@ def test_info_as_json_holds_every_fact(capsys: pytest.CaptureFixture[str]) -> No
     assert facts["threads"] == torch.get_num_threads()
     assert facts["devices"][0]["device"] == "cpu"
     assert facts["devices"][0]["backend"] == "cpp"
-    assert [backend["name"] for backend in facts["backends"]] == ["cpp", "reference"]
+    assert [backend["name"] for backend in facts["backends"]] == ["cpp", "triton", "reference"]
     extension = facts["extension"]
     assert extension["instruction_set_in_use"] == extension["instruction_sets"][-1]
 

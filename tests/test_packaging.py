@@ -16,6 +16,7 @@ import pytest
 import memx_fast
 
 ROOT = Path(__file__).parents[1]
+KERNELS = tuple((ROOT / "triton_kernels").glob("*.py"))
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 FORWARD = textwrap.dedent(
@@ -56,7 +57,7 @@ def copy_of_sources(folder: Path) -> Path:
     """The working tree, and what was built from it, so that nothing is compiled again."""
     for name in SOURCES:
         shutil.copy2(ROOT / name, folder)
-    for name in ("memx_fast", "csrc", "build", "tests"):
+    for name in ("memx_fast", "triton_kernels", "csrc", "build", "tests"):
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "*.so", "_build.json")
             kept = None if name == "build" else ignored
@@ -70,8 +71,9 @@ def small_project(folder: Path, source: str) -> Path:
         shutil.copy2(ROOT / name, folder)
     (folder / "csrc").mkdir()
     (folder / "csrc" / "ops.cpp").write_text(source)
-    (folder / "memx_fast").mkdir()
-    (folder / "memx_fast" / "__init__.py").touch()
+    for name in ("memx_fast", "triton_kernels"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
     return folder
 
 
@@ -114,6 +116,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     """Every module, the extension, its record and the type marker; no sources, no tests."""
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "memx_fast").rglob("*.py")}
+    modules |= {f"memx_fast/triton_kernels/{path.name}" for path in KERNELS}
     assert modules <= names
     assert {"memx_fast/_build.json", "memx_fast/py.typed"} <= names
     assert any(name.startswith("memx_fast/_C.") for name in names)
@@ -176,7 +179,7 @@ def test_installation_without_a_compiler(tmp_path: Path) -> None:
 
 
 def test_source_distribution_is_complete(tmp_path: Path) -> None:
-    """It holds every file of csrc, the tests and the Makefile: whoever has it can build it."""
+    """It holds every kernel, the tests and the Makefile: whoever has it can build it."""
     project = tmp_path / "project"
     project.mkdir()
     copy_of_sources(project)
@@ -187,6 +190,7 @@ def test_source_distribution_is_complete(tmp_path: Path) -> None:
     with tarfile.open(archive) as content:
         names = {name.partition("/")[2] for name in content.getnames()}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    sources |= {f"triton_kernels/{path.name}" for path in KERNELS}
     assert sources <= names
     assert {"Makefile", "LICENSE", "setup.py", "tests/test_packaging.py"} <= names
 

@@ -1,0 +1,195 @@
+"""The Triton kernels against the float64 reference: forward and every gradient."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.interpreted.kernel_calls import forward, kernels
+from tests.operator_cases import (
+    HALF_TYPES,
+    NAMES,
+    Case,
+    cast,
+    distance,
+    plain,
+    results_and_gradients,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Every value of every property, and most pairs of them: shapes x peepholes x states x bias.
+CASES = (
+    Case(1, 1, 1, 1, 1, 1, (1, 1), (1, 1), states=False, bias=False),
+    Case(1, 2, 3, 5, 7, 4, peephole="channel"),
+    Case(1, 1, 17, 3, 3, 2, (5, 5), (1, 1), peephole="spatial", output_peephole="current"),
+    Case(2, 1, 1, 3, 2, 3, (5, 5), (5, 5), peephole="spatial"),
+    Case(3, 2, 3, 5, 8, 1, peephole="channel", output_peephole="current", states=False),
+    Case(3, 1, 5, 1, 1, 9, (1, 1), (3, 3), peephole="spatial", bias=False),
+    Case(2, 1, 17, 33, 3, 4, peephole="channel", output_peephole="current"),
+    Case(2, 1, 33, 17, 3, 5, (3, 3), (1, 1), states=False),
+    Case(2, 2, 3, 9, 5, 7, (5, 3), (1, 3), peephole="spatial", output_peephole="current"),
+    Case(4, 1, 0, 12, 6, 7, bias=False, peephole="channel"),
+    Case(1, 2, 0, 5, 3, 3, (5, 5), states=False, peephole="spatial"),
+    Case(3, 1, 2, 7, 11, 12, (1, 1), (3, 3), output_peephole="current"),
+    Case(2, 2, 8, 9, 8, 7, padding=(0, 0), peephole="channel"),
+    Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1), bias=False, states=False),
+    Case(2, 1, 1, 5, 6, 5, (3, 3), (2, 3), padding=(1, 2), peephole="spatial"),
+    Case(2, 1, 9, 3, 5, 13, (3, 3), (3, 3), padding=(2, 2), peephole="channel"),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float64_agrees_with_the_reference(case: Case) -> None:
+    """Results and all gradients to 1e-10, with the gates of half of the steps saved."""
+    arguments = cast(case.arguments(), torch.float64)
+    exact = results_and_gradients(plain, case, arguments, case.incoming())
+    found = kernels(case, arguments, case.incoming(), case.steps // 2)
+    for name, value in exact.items():
+        assert found[name].shape == value.shape, name
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+ACCURACY_CASES = (
+    Case(3, 1, 1, 17, 13, 11, peephole="spatial"),
+    Case(3, 2, 5, 16, 9, 7, peephole="channel", output_peephole="current"),
+    Case(2, 1, 17, 33, 9, 8, states=False),
+    Case(3, 1, 3, 12, 11, 9, (5, 5), (5, 5), bias=False),
+    Case(3, 1, 0, 16, 12, 9),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES], ids=str)
+@pytest.mark.parametrize("case", ACCURACY_CASES, ids=str)
+def test_error_is_at_most_twice_that_of_plain_pytorch(case: Case, dtype: torch.dtype) -> None:
+    """In every other dtype: twice the error plain PyTorch makes in it, and never above its epsilon.
+
+    The second bound is only for tensors that PyTorch happens to get right to the last bit.
+    """
+    rounded = {
+        name: None if value is None else value.to(dtype).double()
+        for name, value in case.arguments().items()
+    }
+    incoming = [grad.to(dtype).double() for grad in case.incoming()]
+    exact = results_and_gradients(plain, case, cast(rounded, torch.float64), incoming)
+    usual = results_and_gradients(plain, case, cast(rounded, dtype), incoming)
+    found = kernels(case, cast(rounded, dtype, c_0=torch.float32), incoming, case.steps - 1)
+    for name, value in exact.items():
+        allowed = max(2 * distance(usual[name], value), torch.finfo(dtype).eps)
+        assert distance(found[name], value) <= allowed, name
+
+
+def every_second(tensor: Tensor) -> Tensor:
+    """The tensor cut out of a twice as wide one, whose rest is NaN."""
+    wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), torch.nan, dtype=tensor.dtype)
+    wide[..., 1::2] = tensor
+    return wide[..., 1::2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_any_strides(dtype: torch.dtype) -> None:
+    """Arguments and incoming gradients that are not dense give bitwise the dense ones' results."""
+    case = Case(2, 2, 3, 9, 5, 4, peephole="spatial")
+    dense = cast(case.arguments(), dtype, c_0=torch.float32)
+    exact = kernels(case, dense, case.incoming())
+    strided = {name: every_second(value.detach()) for name, value in dense.items()}
+    found = kernels(case, strided, [every_second(grad) for grad in case.incoming()])
+    for name, value in exact.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_expanded_gradients() -> None:
+    """The gradient of a sum has zero strides everywhere; it is read as it is."""
+    case = Case(2, 1, 2, 5, 4, 3)
+    arguments = cast(case.arguments(), torch.float32)
+    shapes = [grad.shape for grad in case.incoming()]
+    expanded = [torch.tensor(float(n + 1)).expand(shape) for n, shape in enumerate(shapes)]
+    exact = kernels(case, arguments, [grad.clone() for grad in expanded])
+    found = kernels(case, arguments, expanded)
+    for name, value in exact.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("part", [0, 1, 2], ids=["output", "h_n", "c_n"])
+def test_one_incoming_gradient(part: int) -> None:
+    """Results that take no part in the loss need no gradient of zeros."""
+    case = Case(2, 1, 3, 5, 4, 5, peephole="channel", output_peephole="current")
+    arguments = cast(case.arguments(), torch.float64)
+    full = case.incoming()
+    zeros = [grad if n == part else torch.zeros_like(grad) for n, grad in enumerate(full)]
+    exact = results_and_gradients(plain, case, arguments, zeros)
+    found = kernels(case, arguments, [grad if n == part else None for n, grad in enumerate(full)])
+    for name, value in exact.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("wanted", [(name,) for name in NAMES])
+def test_only_wanted_gradients(wanted: tuple[str, ...]) -> None:
+    """Each gradient is the same whichever others are asked for, and the others are empty."""
+    case = Case(2, 1, 3, 5, 4, 5, peephole="channel")
+    arguments = cast(case.arguments(), torch.float32)
+    exact = kernels(case, arguments, case.incoming())
+    found = kernels(case, arguments, case.incoming(), needs=wanted)
+    assert torch.equal(found[f"grad of {wanted[0]}"], exact[f"grad of {wanted[0]}"])
+
+
+def test_same_bits_every_time_and_nothing_saved_is_changed() -> None:
+    """A second run and a second backward give the same bits."""
+    case = Case(3, 2, 5, 9, 7, 5, peephole="channel")
+    arguments = cast(case.arguments(), torch.float32)
+    first = kernels(case, arguments, case.incoming(), saved_gates=1)
+    second = kernels(case, arguments, case.incoming(), saved_gates=1)
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+
+
+def test_computing_gates_again_changes_nothing() -> None:
+    """Gradients have the same bits whether the gates were saved or not."""
+    case = Case(3, 1, 3, 9, 5, 6, peephole="spatial")
+    arguments = cast(case.arguments(), torch.bfloat16, c_0=torch.float32)
+    saved = kernels(case, arguments, case.incoming())
+    again = kernels(case, arguments, case.incoming(), saved_gates=0)
+    for name, value in saved.items():
+        assert torch.equal(again[name], value), name
+
+
+def test_inference_gives_the_results_of_training() -> None:
+    """Without cells, C_t is updated in place."""
+    from memx_fast import triton_kernels
+
+    case = Case(3, 2, 3, 5, 4, 6, peephole="channel")
+    arguments = {name: value.float() for name, value in case.arguments().items()}
+    trained = forward(case, arguments)
+    ordered = [arguments[name] for name in NAMES]
+    untrained = triton_kernels.conv_lstm(*ordered, [1, 1], False, False, 0)
+    for found, expected in zip(untrained[:3], trained[:3], strict=True):
+        assert torch.equal(found, expected)
+    assert untrained[3].shape == (0,)
+    assert untrained[4].shape == (0, 2, 4, 6, 4, 5)
+
+
+def test_nan_reaches_what_it_should() -> None:
+    """A NaN pixel makes its neighbourhood NaN and nothing else."""
+    case = Case(1, 1, 2, 3, 7, 9, states=False)
+    arguments = {
+        name: None if value is None else value.float() for name, value in case.arguments().items()
+    }
+    arguments["x"][0, 0, 1, 3, 4] = torch.nan
+    output = forward(case, arguments)[0]
+    expected = torch.zeros(7, 9, dtype=torch.bool)
+    expected[2:5, 3:6] = True
+    assert torch.equal(output.isnan()[0, 0].all(0), expected)
+    assert torch.equal(output.isnan()[0, 0].any(0), expected)
+
+
+def test_weight_gradient_in_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting the pixels into more parts, the last of them shorter, changes only the rounding."""
+    from memx_fast.triton_kernels import weight_gradient
+
+    case = Case(3, 2, 2, 5, 9, 7)
+    arguments = cast(case.arguments(), torch.float64)
+    whole = kernels(case, arguments, case.incoming(), needs=("weight_ih", "weight_hh"))
+    monkeypatch.setattr(weight_gradient, "_SHORTEST_RUN", 20)
+    parts = kernels(case, arguments, case.incoming(), needs=("weight_ih", "weight_hh"))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-12, atol=1e-12, msg=name)
+    assert not torch.equal(parts["grad of weight_hh"], whole["grad of weight_hh"])
