@@ -40,7 +40,7 @@ REFUSED = (
     ({"output_peephole": "next"}, ValueError, "output_peephole: got 'next', expected \"previous\""),
     ({"recompute": 2}, ValueError, "recompute: got 2, expected a number from 0 to 1"),
     ({"recompute": "all"}, TypeError, "recompute: got 'all', expected a number from 0 to 1"),
-    ({"backend": "fast"}, ValueError, "backend: got 'fast', expected one of 'auto', 'cpp', 'ref"),
+    ({"backend": "fast"}, ValueError, "backend: got 'fast', expected one of 'auto', 'cpp', 'tri"),
     # types
     ({"x": None}, TypeError, "x: got None, expected a tensor"),
     ({"weight_ih": 3}, TypeError, "weight_ih: got 3, expected a tensor"),

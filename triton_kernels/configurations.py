@@ -148,9 +148,12 @@ def configuration(kernel: str, numbers: Numbers, channels: int) -> Configuration
     """
     lines = TABLE[kernel, numbers.table_name]
     line = next(line for most, line in lines.items() if most is None or channels <= most)
-    if is_amd() and kernel in ("forward", "backward"):
-        # Half of the registers a lane; these two hold four gates and the states of their tile.
-        return replace(line, block_m=line.block_m // 2, block_c=min(line.block_c, 32), stages=2)
+    # AMD's compiler needs more registers for these two, which hold four gates and the states of
+    # their tile, and local memory is smaller.
+    if is_amd() and kernel == "forward":
+        return replace(line, block_m=line.block_m // 2, stages=2)
+    if is_amd() and kernel == "backward":
+        return replace(line, block_c=16, stages=2)
     return line
 
 
