@@ -265,5 +265,6 @@ def _register() -> torch.library.Library:
     return library
 
 
-_LIBRARY = _register()
+if not hasattr(torch.ops.memx_fast, "conv_lstm"):  # a reloaded module finds them registered
+    _LIBRARY = _register()
 backends.load_extension()

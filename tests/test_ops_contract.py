@@ -1,5 +1,7 @@
 """The fused operator as a part of PyTorch: layouts, what it keeps, tracing, and what it refuses."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -361,6 +363,31 @@ def test_kept_weights_are_bounded() -> None:
     kept = _C.kept_weights()
     assert 1 < kept["entries"] < 80
     assert kept["bytes"] <= 64 << 20
+
+
+IMPORTS = {
+    "extension last": "import memx_fast",
+    "extension first": """
+import importlib.util, sys
+specification = importlib.util.spec_from_file_location("memx_fast._C", sys.argv[1])
+extension = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(extension)
+import memx_fast""",
+    "twice": """
+import importlib, memx_fast
+importlib.reload(memx_fast.ops)""",
+}
+
+
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+def test_schemas_and_kernels_meet_in_any_order(imports: str) -> None:
+    """Schemas come from Python, kernels from the extension; neither has to be there first."""
+    call = """
+x, weight = torch.zeros(2, 1, 8, 3, 3), torch.zeros(8, 2, 1, 1)
+print(memx_fast.conv_lstm(x, None, weight, backend="cpp")[0].shape)"""
+    command = (sys.executable, "-c", f"import torch\n{imports}\n{call}", _C.__file__)
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.stdout == "torch.Size([2, 1, 2, 3, 3])\n", found.stderr
 
 
 def test_unknown_instruction_set() -> None:

@@ -30,6 +30,17 @@ FORWARD = textwrap.dedent(
     """
 )
 
+# The operators are defined whether an engine is there or not.
+OPERATOR_ON_META = textwrap.dedent(
+    """
+    import torch, memx_fast
+    with torch.device("meta"):
+        layer = torch.zeros(2, 1, 8, 5, 6), None, torch.zeros(8, 2, 3, 3), None, None, None, None
+    output = torch.ops.memx_fast.conv_lstm(*layer, (0, 0), False, True, 1)[0]
+    assert output.shape == (2, 1, 2, 5, 6)
+    """
+)
+
 # An extension that compiles in a moment.
 SMALL_EXTENSION = """\
 #include <Python.h>
@@ -163,7 +174,8 @@ def test_unloadable_extension_gives_one_warning_and_the_reference(
 
 @pytest.mark.slow
 def test_installation_without_a_compiler(tmp_path: Path) -> None:
-    """MEMX_FAST_NO_EXTENSION=1 needs neither compiler nor PyTorch to build, and the layer runs."""
+    """MEMX_FAST_NO_EXTENSION=1 needs neither compiler nor PyTorch to build; layer and operators
+    are there."""
     (tmp_path / "project").mkdir()
     (tmp_path / "wheel").mkdir()
     project = copy_of_sources(tmp_path / "project")
@@ -176,6 +188,7 @@ def test_installation_without_a_compiler(tmp_path: Path) -> None:
     forward = run(sys.executable, "-c", FORWARD, cwd=tmp_path, PYTHONPATH=str(folder))
     assert forward.stdout.splitlines()[1] == "reference 2 1 4 5 6"
     assert forward.stderr.count("RuntimeWarning") == 1
+    run(sys.executable, "-c", OPERATOR_ON_META, cwd=tmp_path, PYTHONPATH=str(folder))
 
 
 def test_source_distribution_is_complete(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import GATES
+from .configurations import launch_options
 
 _BLOCK_P, _BLOCK_C = 16, 32
 
@@ -137,8 +138,7 @@ def parameter_sums(
         ACCUMULATE=tl.float64 if cells.dtype == torch.float64 else tl.float32,
         BLOCK_P=_BLOCK_P,
         BLOCK_C=_BLOCK_C,
-        num_warps=4,
-        num_stages=2,
+        **launch_options(warps=8, stages=2),
     )
     peepholes = None
     if weight_ch is not None and peephole_parts is not None:

@@ -3,6 +3,8 @@
 ``tests/test_triton_kernels.py`` runs this folder in a process of its own. To run one test by hand::
 
     TRITON_INTERPRET=1 python -m pytest tests/interpreted -k name
+
+The interpreter of Triton 3.6 does not work with numpy 2.4 and newer.
 """
 
 import os
