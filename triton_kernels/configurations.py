@@ -3,6 +3,10 @@
 A table by kernel, type of number and number of output channels; one line a size class. What a
 kernel is compiled for follows from the layer alone (its types, channels and kernel sizes) and never
 from T, B, H or W: those may change from call to call without compiling anything.
+
+A tile of the forward and the backward step has at least one element for every thread. They update
+cell states and their gradients in place; were an element given to two threads, one could read what
+the other has written.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 """What the Triton operators promise beside numbers: layouts, cell arithmetic, what they refuse."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
 from memx_fast import ops, triton_kernels
+from memx_fast.triton_kernels import configurations
+from memx_fast.triton_kernels.arguments import DTYPES
 from tests.interpreted.kernel_calls import forward
 from tests.operator_cases import NAMES, Case, cast
 
@@ -49,6 +53,21 @@ def test_cell_state_of_half_types_is_single_precision() -> None:
     second = forward(half, {**arguments, "x": arguments["x"][2:], "h_0": first[1], "c_0": first[2]})
     assert torch.equal(torch.cat([first[0], second[0]]), output)
     assert torch.equal(second[2], c_n)
+
+
+@pytest.mark.parametrize("is_amd", [False, True])
+def test_no_element_of_a_step_is_shared_by_threads(
+    is_amd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is updated in place belongs to one thread, for every line of the table."""
+    monkeypatch.setattr(configurations, "is_amd", lambda: is_amd)
+    lanes = 64 if is_amd else 32
+    for kernel, dtype, precision, channels in itertools.product(
+        ("forward", "backward"), DTYPES, ("ieee", "tf32"), (16, 32, 64)
+    ):
+        numbers = configurations.Numbers(dtype, precision)
+        tile = configurations.configuration(kernel, numbers, channels)
+        assert tile.block_m * tile.block_c >= lanes * tile.warps, (kernel, numbers, tile)
 
 
 def ulps(found: Tensor, exact: Tensor) -> float:
