@@ -20,7 +20,7 @@ from pathlib import Path
 from memx_fast import _C
 from memx_fast.samm.files import replacing
 
-from .machine import device_name, has_bfloat16
+from .devices import device_name, has_bfloat16
 from .report import RESULTS_FOLDER, file_stem
 from .rivals import Runner, build_fused
 from .workloads import PASSES, Problem, Workload, workload_named
@@ -93,7 +93,7 @@ def measure(workload: Workload, dtype: str, work: str, rounds: int) -> list[Line
                 record.append(seconds)
     return [
         Line(
-            device_name(),
+            device_name("cpu"),
             workload.name,
             dtype,
             work,
@@ -159,13 +159,13 @@ def main() -> int:
     options = parser.parse_args()
     lines = [
         line
-        for dtype in ("float32", "bfloat16")[: 1 + has_bfloat16()]
+        for dtype in ("float32", "bfloat16")[: 1 + has_bfloat16("cpu")]
         for workload in options.workloads
         for work in PASSES
         for line in measure(workload_named(workload), dtype, work, options.rounds)
     ]
     RESULTS_FOLDER.mkdir(exist_ok=True)
-    write(RESULTS_FOLDER / f"{file_stem(device_name())}-ablation.csv", lines)
+    write(RESULTS_FOLDER / f"{file_stem(device_name('cpu'))}-ablation.csv", lines)
     print(markdown(lines))
     return 0
 

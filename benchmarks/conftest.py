@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from .devices import DEVICES
 from .report import text_table
 from .results import Row
 
@@ -16,6 +17,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quick",
         action="store_true",
         help="short sequences, few rounds, nothing compiled: an impression in five minutes",
+    )
+    group.addoption(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="where everything runs (default: cpu)",
+    )
+    group.addoption(
+        "--preparation",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long building and compiling a contender may take (default: 300)",
     )
     group.addoption(
         "--emulated",

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from memx_fast import reference
 
+from . import memory
+from .devices import synchronise
 from .rivals import CHAMPION, Contender, Runner
 from .workloads import Problem, Workload
 
@@ -48,6 +51,8 @@ class Entry:
         failure: why its numbers must not be believed, or None.
         error: relative error against float64.
         times: seconds, one a round; the rounds of all entries of a contest belong together.
+        gpu_bytes: memory of a GPU that a pass needs beyond what it is given; None on the CPU,
+            where only a fresh process can tell.
     """
 
     contender: Contender
@@ -55,6 +60,7 @@ class Entry:
     failure: str | None = None
     error: float = float("nan")
     times: list[float] = field(default_factory=list)
+    gpu_bytes: int | None = None
 
 
 class TooSlow(Exception):
@@ -62,22 +68,33 @@ class TooSlow(Exception):
 
 
 def hold(
-    workload: Workload, work: str, dtype: str, contenders: Sequence[Contender], effort: Effort
+    workload: Workload,
+    work: str,
+    dtype: str,
+    contenders: Sequence[Contender],
+    effort: Effort,
+    device: str = "cpu",
 ) -> list[Entry]:
     """Prepare, check and time the contenders on one workload.
 
     Args:
         work: "forward" or "training".
         dtype: "float32" or "bfloat16".
+        device: "cpu" or "cuda".
 
     Returns:
-        An entry for each contender that offers this pass. Rounds are interleaved, so that a
-        machine that slows down slows everybody down, and each round starts with another contender.
+        An entry for each contender that offers this pass on this device. Rounds are interleaved,
+        so that a machine that slows down slows everybody down, and each round starts with another
+        contender.
     """
     torch.compiler.reset()  # compiled code of earlier contests counts towards a limit
-    problem = Problem.of(workload)
+    problem = Problem.of(workload, device)
     expected = {peephole: Expectation.of(problem, work, dtype, peephole) for peephole in (0, 1)}
-    entries = [Entry(contender) for contender in contenders if work in contender.passes]
+    entries = [
+        Entry(contender)
+        for contender in contenders
+        if work in contender.passes and device in contender.devices
+    ]
     runners: list[tuple[Entry, Runner]] = []
     for entry in entries:
         entry.absent = entry.contender.missing()
@@ -85,7 +102,10 @@ def hold(
             runner = prepare(entry, problem, work, dtype, expected, effort.preparation)
             if runner is not None:
                 runners.append((entry, runner))
-    time_rounds(runners, work, effort)
+    time_rounds(runners, work, effort, device)
+    if device == "cuda":
+        for entry, runner in runners:
+            entry.gpu_bytes = memory.peak_on_gpu(partial(call, runner, work, device))
     return entries
 
 
@@ -118,7 +138,9 @@ def prepare(
     return runner
 
 
-def time_rounds(runners: list[tuple[Entry, Runner]], work: str, effort: Effort) -> None:
+def time_rounds(
+    runners: list[tuple[Entry, Runner]], work: str, effort: Effort, device: str = "cpu"
+) -> None:
     """Fill in the times, round by round; every runner has made its passes once before."""
     if not runners:
         return
@@ -130,17 +152,19 @@ def time_rounds(runners: list[tuple[Entry, Runner]], work: str, effort: Effort) 
         while done < effort.rounds or time.perf_counter() - begin < effort.seconds:
             first = done % len(runners)
             for entry, runner in runners[first:] + runners[:first]:
-                entry.times.append(call(runner, work))
+                entry.times.append(call(runner, work, device))
             done += 1
     finally:
         gc.enable()
 
 
-def call(runner: Runner, work: str) -> float:
+def call(runner: Runner, work: str, device: str) -> float:
     """Seconds of one pass."""
     function = runner.forward if work == "forward" else runner.training
+    synchronise(device)
     start = time.perf_counter()
     function()
+    synchronise(device)
     return time.perf_counter() - start
 
 
@@ -165,14 +189,15 @@ class Expectation:
     def of(problem: Problem, work: str, dtype: str, peephole: int) -> Expectation:
         """Both, from the reference implementation, with peepholes or without."""
         exact = reference_results(problem, work, torch.float64, peephole)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        enabled = dtype == "bfloat16"
+        with torch.autocast(problem.x.device.type, torch.bfloat16, enabled=enabled):
             plain = reference_results(problem, work, torch.float32, peephole)
         return Expectation(problem, work, exact, relative_error(plain, exact))
 
     def error_of(self, runner: Runner) -> float:
         """Relative error of a contender's full-size pass."""
         output = runner.forward() if self.work == "forward" else runner.training()
-        results = [output[:, :1]]
+        results = [output[:, :1].clone()]  # a graph overwrites its output when it runs again
         if self.work == "training":
             results += runner.gradients(self.problem.grad_of_first_sample)
         return relative_error(results, self.tensors)

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from .rivals import contender_named
 from .workloads import DTYPES, PASSES, Problem, Workload, workload_named
 
@@ -58,6 +60,20 @@ def peak_of(function: Callable[[], object]) -> int:
     before = _status_bytes("VmRSS")
     function()
     return _status_bytes("VmHWM") - before
+
+
+def peak_on_gpu(function: Callable[[], object]) -> int:
+    """Bytes of GPU memory that a call needs at its peak beyond those in use before it.
+
+    PyTorch counts what is allocated, so that no process of its own is needed.
+    """
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _status_bytes(field: str) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import memx_fast
 
 from . import jax_rivals
+from .devices import DEVICES
 from .workloads import LayerWeights, Problem
 
 
@@ -42,6 +43,7 @@ class Contender:
         build: makes its runner for a problem and a type, "float32" or "bfloat16".
         peephole: whether it computes peepholes where the workload has them.
         compiled: whether its first call compiles, which takes long.
+        devices: the kinds of device it runs on.
         passes: what it can do.
         missing: the reason why it cannot take part here, or None.
     """
@@ -51,6 +53,7 @@ class Contender:
     build: Callable[[Problem, str], Runner]
     peephole: bool = False
     compiled: bool = False
+    devices: tuple[str, ...] = DEVICES
     passes: tuple[str, ...] = ("forward", "training")
     missing: Callable[[], str | None] = lambda: None
 
@@ -101,6 +104,32 @@ class BatchedInputLayer(nn.Module):
         return [self.weight_ih.grad, self.weight_hh.grad, self.bias.grad]
 
 
+class FusedCellLayer(BatchedInputLayer):
+    """The same with PyTorch's fused LSTM cell for all that comes after the convolutions.
+
+    The cell wants rows of gates: for images in channels_last those are the pixels, without a copy.
+    """
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> Tensor:
+        h, c = state if state is not None else zero_state(x, self.weight_ih)
+        frames = nn.functional.conv2d(x.flatten(0, 1), self.weight_ih, self.bias, padding="same")
+        rows = c.movedim(1, -1)
+        image = rows.shape
+        cell = rows.flatten(0, -2).to(frames.dtype)
+        outputs = []
+        for frame in frames.unflatten(0, x.shape[:2]):
+            recurrent = nn.functional.conv2d(h, self.weight_hh, padding="same")
+            hidden, cell, _ = torch._thnn_fused_lstm_cell(
+                frame.movedim(1, -1).flatten(0, -2), recurrent.movedim(1, -1).flatten(0, -2), cell
+            )
+            h = hidden.view(image).movedim(-1, 1)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+
+Layer = PopularLayer | BatchedInputLayer | FusedCellLayer
+
+
 def zero_state(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """h_0 and c_0 for x (T, B, C_in, H, W) and a weight (4C, ...)."""
     zeros = x.new_zeros(x.shape[1], weight.shape[0] // 4, *x.shape[3:])
@@ -122,7 +151,7 @@ def split_at(weight: Tensor, inputs: int) -> tuple[Tensor, Tensor]:
 class LoopStack(nn.Module):
     """Layers of one of the two kinds above, one after the other."""
 
-    def __init__(self, layer: type[PopularLayer | BatchedInputLayer], problem: Problem) -> None:
+    def __init__(self, layer: type[Layer], problem: Problem) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layer(weights) for weights in problem.layers)
 
@@ -151,6 +180,7 @@ class FusedStack(nn.Module):
             peephole=workload.peephole,
             spatial_size=(workload.height, workload.width) if workload.peephole else None,
             recompute=recompute,
+            device=problem.x.device,
         )
         with torch.no_grad():
             for index, weights in enumerate(problem.layers):
@@ -188,11 +218,13 @@ class TorchRunner:
         dtype: str,
         *,
         channels_last: bool = False,
-        compiled: bool = False,
+        compile_mode: str | None = None,
     ) -> None:
         self.module = module
-        # fullgraph makes torch.compile fail where it would otherwise fall back to plain PyTorch.
-        self.call = torch.compile(module, fullgraph=True, dynamic=False) if compiled else module
+        self.call: nn.Module | Callable[..., Tensor] = module
+        if compile_mode is not None:
+            # fullgraph makes it fail where it would otherwise fall back to plain PyTorch.
+            self.call = torch.compile(module, fullgraph=True, dynamic=False, mode=compile_mode)
         self.problem = problem
         self.dtype = dtype
         self.x = problem.x
@@ -224,8 +256,47 @@ class TorchRunner:
 
     @contextmanager
     def _precision(self) -> Iterator[None]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        enabled = self.dtype == "bfloat16"
+        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=enabled):
             yield
+
+
+class GraphedRunner:
+    """Another runner's passes, each captured in a CUDA graph by its first call, then replayed."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.captured: dict[str, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def forward(self) -> Tensor:
+        return self._replayed("forward", self.runner.forward)
+
+    def training(self) -> Tensor:
+        return self._replayed("training", self.runner.training)
+
+    def gradients(self, grad_output: Tensor) -> list[Tensor]:
+        return self.runner.gradients(grad_output)
+
+    def _replayed(self, work: str, function: Callable[[], Tensor]) -> Tensor:
+        if work not in self.captured:
+            self.captured[work] = capture(function)
+        graph, output = self.captured[work]
+        graph.replay()
+        return output
+
+
+def capture(function: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A graph of what a function does, and the tensor that every replay writes its result to."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # libraries choose algorithms and allocate in their first calls
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = function()
+    return graph, output
 
 
 def build_fused(problem: Problem, dtype: str, recompute: float = 0.5) -> Runner:
@@ -234,16 +305,22 @@ def build_fused(problem: Problem, dtype: str, recompute: float = 0.5) -> Runner:
 
 
 def build_loop(
-    layer: type[PopularLayer | BatchedInputLayer],
+    layer: type[Layer],
     problem: Problem,
     dtype: str,
     channels_last: bool = False,
-    compiled: bool = False,
+    compile_mode: str | None = None,
 ) -> Runner:
     """A loop over time in plain PyTorch."""
+    stack = LoopStack(layer, problem)
     return TorchRunner(
-        LoopStack(layer, problem), problem, dtype, channels_last=channels_last, compiled=compiled
+        stack, problem, dtype, channels_last=channels_last, compile_mode=compile_mode
     )
+
+
+def build_graphed(build: Callable[[Problem, str], Runner], problem: Problem, dtype: str) -> Runner:
+    """Another contender in CUDA graphs."""
+    return GraphedRunner(build(problem, dtype))
 
 
 CHAMPION = "memx_fast"
@@ -278,20 +355,53 @@ CONTENDERS = (
     Contender(
         "compiled eager",
         "torch.compile of eager",
-        partial(build_loop, PopularLayer, compiled=True),
+        partial(build_loop, PopularLayer, compile_mode="default"),
         compiled=True,
     ),
     Contender(
         "compiled batched input",
         "torch.compile of eager batched input",
-        partial(build_loop, BatchedInputLayer, compiled=True),
+        partial(build_loop, BatchedInputLayer, compile_mode="default"),
         compiled=True,
+    ),
+    Contender(
+        "compiled eager, autotuned",
+        "torch.compile of eager, mode max-autotune",
+        partial(build_loop, PopularLayer, channels_last=True, compile_mode="max-autotune"),
+        compiled=True,
+        devices=("cuda",),
+    ),
+    Contender(
+        "fused cell",
+        "batched input in channels_last, then PyTorch's fused LSTM cell",
+        partial(build_loop, FusedCellLayer, channels_last=True),
+        devices=("cuda",),
+    ),
+    Contender(
+        "memx_fast, graph",
+        "memx_fast in a CUDA graph",
+        partial(build_graphed, build_fused),
+        peephole=True,
+        devices=("cuda",),
+    ),
+    Contender(
+        "eager channels_last, graph",
+        "eager channels_last in a CUDA graph",
+        partial(build_graphed, partial(build_loop, PopularLayer, channels_last=True)),
+        devices=("cuda",),
+    ),
+    Contender(
+        "fused cell, graph",
+        "fused cell in a CUDA graph",
+        partial(build_graphed, partial(build_loop, FusedCellLayer, channels_last=True)),
+        devices=("cuda",),
     ),
     Contender(
         "flax",
         "flax.linen RNN(ConvLSTMCell) under jax.jit",
         jax_rivals.build_flax,
         compiled=True,
+        devices=("cpu",),
         passes=("forward",),
         missing=partial(jax_rivals.missing, "flax"),
     ),
@@ -300,6 +410,7 @@ CONTENDERS = (
         "keras.layers.ConvLSTM2D on JAX, under jax.jit",
         jax_rivals.build_keras,
         compiled=True,
+        devices=("cpu",),
         passes=("forward",),
         missing=partial(jax_rivals.missing, "keras"),
     ),

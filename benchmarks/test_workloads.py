@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import contest, machine, memory
 from .contest import Effort, Entry
+from .devices import has_bfloat16
 from .results import Circumstances, Row, champion_of, row_of
 from .rivals import CONTENDERS, Contender
 from .workloads import DTYPES, PASSES, WORKLOADS, Workload
@@ -48,10 +49,19 @@ CLOCK = PlaybackClock()
 class Contest:
     """The measured entries of one workload, pass and type."""
 
-    def __init__(self, workload: Workload, work: str, dtype: str, quick: bool) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        work: str,
+        dtype: str,
+        device: str,
+        quick: bool,
+        preparation: float,
+    ) -> None:
         self.quick = quick
+        self.device = device
         self.at = Circumstances(
-            machine=machine.measure(),
+            machine=machine.measure(device),
             torch=str(torch.__version__),
             date=datetime.date.today().isoformat(),
             quick=quick,
@@ -60,8 +70,8 @@ class Contest:
             dtype=dtype,
         )
         taking_part = [one for one in CONTENDERS if not (quick and one.compiled)]
-        effort = QUICK if quick else FULL
-        self.entries = contest.hold(self.at.workload, work, dtype, taking_part, effort)
+        effort = QUICK if quick else replace(FULL, preparation=preparation)
+        self.entries = contest.hold(self.at.workload, work, dtype, taking_part, effort, device)
 
     def entry(self, contender: Contender) -> Entry:
         """The contender's entry; one that is left out has the reason in it."""
@@ -73,8 +83,9 @@ class Contest:
     def row(self, entry: Entry) -> Row:
         """The entry's line of the results, with its peak memory measured now."""
         at = self.at
-        peak = None
-        if not self.quick or (at.workload.name == "samm" and at.work == "training"):
+        peak = entry.gpu_bytes
+        most = at.workload.name == "samm" and at.work == "training"
+        if self.device == "cpu" and (most or not self.quick):
             peak = memory.measure(
                 at.workload,
                 entry.contender.name,
@@ -98,11 +109,22 @@ class Contest:
 def held(request: pytest.FixtureRequest) -> Contest:
     """The contest that the following tests report on, one contender each."""
     workload, work, dtype = request.param
-    if dtype == "bfloat16" and not (machine.has_bfloat16() or request.config.getoption("emulated")):
+    device = request.config.getoption("device")
+    if device not in workload.devices:
+        pytest.skip(f"{workload.name} is not run on {device}")
+    emulated = request.config.getoption("emulated")
+    if dtype == "bfloat16" and not (has_bfloat16(device) or emulated):
         pytest.skip(
-            "this processor has no bfloat16 instructions (--emulated measures all the same)"
+            f"this {device} has no bfloat16 instructions (--emulated measures all the same)"
         )
-    return Contest(workload, work, dtype, request.config.getoption("quick"))
+    return Contest(
+        workload,
+        work,
+        dtype,
+        device,
+        request.config.getoption("quick"),
+        request.config.getoption("preparation"),
+    )
 
 
 @pytest.mark.benchmark(timer=CLOCK.now)
@@ -113,6 +135,8 @@ def test_contender(
     """The contender is right, and this is how long it takes."""
     if held.at.work not in contender.passes:
         pytest.skip(f"{contender.name} does not do {held.at.work}")
+    if held.device not in contender.devices:
+        pytest.skip(f"{contender.name} does not run on {held.device}")
     entry = held.entry(contender)
     if entry.absent is not None:
         pytest.skip(entry.absent)

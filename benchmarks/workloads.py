@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .devices import DEVICES
+
 PASSES = ("forward", "training")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -22,6 +24,7 @@ class Workload:
         peephole: "spatial" or None, for contenders that have peepholes.
         carries_state: starts from a given state, not from zeros.
         audience: who runs it.
+        devices: the kinds of device it is run on.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Workload:
     audience: str
     peephole: str | None = None
     carries_state: bool = False
+    devices: tuple[str, ...] = DEVICES
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -73,6 +77,11 @@ class Workload:
 
 WORKLOADS = (
     Workload("samm", 16, 9, 1, (32,), 90, 90, 3, "micro-expressions", peephole="spatial"),
+    Workload(
+        *("samm1", 1, 9, 1, (32,), 90, 90, 3, "micro-expressions"),
+        peephole="spatial",
+        devices=("cuda",),
+    ),
     Workload("moving-mnist", 16, 10, 1, (64, 64), 64, 64, 3, "most tutorials"),
     Workload("openstl", 16, 19, 16, (128,), 16, 16, 5, "OpenSTL, PredRNN"),
     Workload("radar", 2, 10, 8, (64,), 96, 96, 3, "HKO-7 nowcasting"),
@@ -119,12 +128,15 @@ class Problem:
         return only_first
 
     @staticmethod
-    def of(workload: Workload, seed: int = 0) -> Problem:
-        """Normally distributed data, weights scaled to keep the gates out of saturation."""
+    def of(workload: Workload, device: str = "cpu", seed: int = 0) -> Problem:
+        """Normally distributed data, weights scaled to keep the gates out of saturation.
+
+        The same numbers on every device.
+        """
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int, scale: float = 1.0) -> Tensor:
-            return torch.randn(shape, generator=generator) * scale
+            return (torch.randn(shape, generator=generator) * scale).to(device)
 
         size = (workload.height, workload.width)
         kernel = (workload.kernel_size, workload.kernel_size)

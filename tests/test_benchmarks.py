@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 BRIEF = Effort(rounds=3, seconds=0.0, preparation=60.0)
 TINY = Workload("tiny", 2, 3, 3, (8, 8), 6, 7, 3, "tests", peephole="spatial")
 TINY_STREAM = replace(TINY, time=1, peephole=None, kernel_size=5, carries_state=True)
-IN_PYTORCH = [one for one in CONTENDERS if not one.compiled]
+IN_PYTORCH = [one for one in CONTENDERS if not one.compiled and "cpu" in one.devices]
 
 MACHINE = Machine("Some CPU, 2 threads", {"float32": 1e11, "bfloat16": 4e11}, 1e10)
 AT = Circumstances(MACHINE, "2.13.0", "2026-01-01", False, TINY, "forward", "float32")
@@ -127,6 +127,15 @@ def test_missing_package_is_the_reason() -> None:
     assert entry.absent == "jax not installed"
 
 
+def test_contenders_of_another_device_stay_away() -> None:
+    """On the CPU nothing starts that needs a GPU, and the other way round."""
+    on_gpu = Contender("graph", "", slow_build, devices=("cuda",))
+    assert contest.hold(TINY, "forward", "float32", [on_gpu], BRIEF) == []
+    only_there = {one.name for one in CONTENDERS if "cpu" not in one.devices}
+    assert only_there >= {"memx_fast, graph", "eager channels_last, graph", "fused cell, graph"}
+    assert {one.name for one in CONTENDERS if "cuda" not in one.devices} == {"flax", "keras"}
+
+
 def test_rounds_take_turns() -> None:
     """Each round calls everyone once and starts with another contender."""
     calls: list[str] = []
@@ -151,9 +160,18 @@ def test_operations_of_a_workload() -> None:
 
 def test_list_of_workloads_is_complete() -> None:
     """The names that results are filed under do not change silently."""
-    names = ["samm", "moving-mnist", "openstl", "radar", "satellite", "streaming", "pointwise"]
+    names = [
+        "samm",
+        "samm1",
+        "moving-mnist",
+        "openstl",
+        "radar",
+        "satellite",
+        "streaming",
+        "pointwise",
+    ]
     assert [workload.name for workload in WORKLOADS] == names
-    with pytest.raises(ValueError, match="got 'mnist', expected one of samm, moving-mnist"):
+    with pytest.raises(ValueError, match="got 'mnist', expected one of samm, samm1, moving-mnist"):
         workload_named("mnist")
 
 

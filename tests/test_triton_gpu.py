@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from memx_fast import backends, conv_lstm, ops
+from memx_fast import ConvLSTM, backends, conv_lstm, ops
 from tests.operator_cases import (
     HALF_TYPES,
     NAMES,
@@ -172,6 +172,23 @@ def test_compile() -> None:
     found = results_and_gradients(compiled, case, arguments, incoming)
     for name, value in exact.items():
         assert torch.equal(found[name], value), name
+
+
+def test_reduced_overhead_frame_by_frame() -> None:
+    """torch.compile replays a CUDA graph for every frame: new frames, states and weights count."""
+    layer = ConvLSTM(3, 16, peephole="channel", device="cuda")
+    compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
+    state = tuple(torch.randn(1, 2, 16, 9, 8, device="cuda") for _ in range(2))
+    with torch.no_grad():
+        for frame in range(6):
+            if frame == 4:
+                layer.weight_hh_l0.mul_(0.5)
+            x = torch.randn(1, 2, 3, 9, 8, device="cuda")
+            torch.compiler.cudagraph_mark_step_begin()
+            output, following = compiled(x, state)
+            expected, _ = layer(x, state)
+            assert torch.equal(output, expected), frame
+            state = tuple(tensor.clone() for tensor in following)
 
 
 def test_opcheck() -> None:

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
+FOLDER = Path(__file__).with_name("interpreted")
+
 
 @pytest.mark.slow
-def test_kernels_under_the_interpreter() -> None:
+@pytest.mark.parametrize(
+    ("tests", "settings"),
+    [(FOLDER, {}), (FOLDER / "test_autotuning.py", {"MEMX_FAST_AUTOTUNE": "1"})],
+    ids=["all", "autotuning"],
+)
+def test_kernels_under_the_interpreter(tests: Path, settings: dict[str, str]) -> None:
     """Every test of tests/interpreted passes, and there are some.
 
-    Whether a kernel is interpreted is decided when Triton is imported, so that one process cannot
-    do both.
+    Whether a kernel is interpreted, and whether it tries out configurations, is decided when it is
+    imported, so that one process cannot do both.
     """
-    folder = Path(__file__).with_name("interpreted")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", **settings}
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests))
     finished = subprocess.run(
-        command, cwd=folder.parents[1], env=environment, capture_output=True, text=True
+        command, cwd=FOLDER.parents[1], env=environment, capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr

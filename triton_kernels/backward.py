@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import GATES, Arguments, Sizes, accumulate_dtype, check_results, checked_sizes
+from .autotuning import autotuned, tile_options
 from .cell import cell_backward, load_peepholes
 from .configurations import configuration, depth, numbers_of
 from .convolution import convolve, image_rows, pixel_coordinates, tile_offsets
@@ -39,6 +40,7 @@ def load_gradient(
     return tl.load(rows[:, None] + channel[None, :] * of_channel.to(tl.int64), mask=mask, other=0.0)
 
 
+@autotuned(updated="cell_gradient_ptr")
 @triton.jit(do_not_specialize=_CHANGING)
 def backward_step(
     weight_ptr,  # packed transposed (K, COLUMNS)
@@ -191,8 +193,8 @@ class BackwardPass:
         tile = configuration("backward", numbers, sizes.hidden)
         block_k = depth(tile.block_k, GATES * sizes.hidden, taps)
         self._weight = pack_transposed(weight_hh, block_k, tile.block_c)
-        self._grid = (
-            triton.cdiv(sizes.pixels, tile.block_m),
+        self._grid = lambda constants: (
+            triton.cdiv(sizes.pixels, constants["BLOCK_M"]),
             triton.cdiv(sizes.hidden, tile.block_c),
         )
         self._constants = {
@@ -202,11 +204,10 @@ class BackwardPass:
             "COLUMNS": self._weight.shape[2],
             "SPATIAL": weight_ch is not None and weight_ch.dim() == 4,
             "SEES_CURRENT": sees_current,
-            "BLOCK_M": tile.block_m,
             "BLOCK_C": tile.block_c,
             "BLOCK_K": block_k,
             **numbers.constants(),
-            **tile.launch(),
+            **tile_options(tile),
         }
 
     def launch(self, t: int, gates: Tensor, gates_step: int) -> None:

@@ -41,10 +41,6 @@ class Configuration:
     warps: int
     stages: int
 
-    def launch(self) -> dict[str, Any]:
-        """What the launch itself is told."""
-        return launch_options(self.warps, self.stages)
-
 
 def launch_options(warps: int, stages: int) -> dict[str, Any]:
     """Options of a launch. Fused multiply-adds are asked for: Triton's default is changing."""

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import GATES, Arguments, Sizes, accumulate_dtype, checked_sizes
+from .autotuning import autotuned, tile_options
 from .cell import cell_forward, load_peepholes
 from .configurations import configuration, depth, numbers_of
 from .convolution import convolve_gates, image_rows, pixel_coordinates, tile_offsets
@@ -22,6 +23,7 @@ _CHANGING = (
 )
 
 
+@autotuned(updated="cell_ptr")
 @triton.jit(do_not_specialize=_CHANGING)
 def forward_step(
     x_ptr,  # (T, B, Hx, Wx, Cin), or ready-made input gates (T, B, H, W, 4, C)
@@ -168,8 +170,8 @@ class ForwardPass:
         self._weight_ih = (
             None if weight_ih is None else pack_gates(weight_ih, input_block_k, tile.block_c)
         )
-        self._grid = (
-            triton.cdiv(sizes.pixels, tile.block_m),
+        self._grid = lambda constants: (
+            triton.cdiv(sizes.pixels, constants["BLOCK_M"]),
             triton.cdiv(sizes.hidden, tile.block_c),
         )
         self._constants = {
@@ -184,12 +186,11 @@ class ForwardPass:
             "COLUMNS": self._weight_hh.shape[2],
             "SPATIAL": weight_ch is not None and weight_ch.dim() == 4,
             "SEES_CURRENT": sees_current,
-            "BLOCK_M": tile.block_m,
             "BLOCK_C": tile.block_c,
             "BLOCK_K": block_k,
             "INPUT_BLOCK_K": input_block_k,
             **numbers.constants(),
-            **tile.launch(),
+            **tile_options(tile),
         }
 
     def before_step(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .autotuning import autotuned, tile_options
 from .configurations import configuration, depth, numbers_of
 from .convolution import convolve, image_rows, pixel_coordinates, tile_offsets
 from .packing import pack_transposed
 
 
+@autotuned()
 @triton.jit(do_not_specialize=("pixels", "height", "width", "gates_height", "gates_width"))
 def transposed_convolution(
     gate_gradients_ptr,  # (N, gates_height, gates_width, GATE_CHANNELS)
@@ -72,7 +76,12 @@ def image_gradient(
     block_k = depth(tile.block_k, gate_channels, taps)
     packed = pack_transposed(weight, block_k, tile.block_c)
     pixels = count * height * width
-    transposed_convolution[triton.cdiv(pixels, tile.block_m), triton.cdiv(channels, tile.block_c)](
+
+    def grid(constants: dict[str, Any]) -> tuple[int, int]:
+        rows = triton.cdiv(pixels, constants["BLOCK_M"])
+        return rows, triton.cdiv(channels, tile.block_c)
+
+    transposed_convolution[grid](
         gate_gradients,
         packed,
         gradient,
@@ -88,9 +97,8 @@ def image_gradient(
         PADDING_ROWS=kernel_height - 1 - padding[0],
         PADDING_COLUMNS=kernel_width - 1 - padding[1],
         COLUMNS=packed.shape[2],
-        BLOCK_M=tile.block_m,
         BLOCK_C=tile.block_c,
         BLOCK_K=block_k,
         **numbers.constants(),
-        **tile.launch(),
+        **tile_options(tile),
     )

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configurations import configuration, depth, numbers_of, round_up
+from .configurations import configuration, depth, launch_options, numbers_of, round_up
 from .convolution import multiply_add
 
 _PROGRAMS = 512
@@ -179,7 +179,7 @@ def weight_gradient(
             BLOCK_N=tile.block_c,
             BLOCK_P=tile.block_k,
             **numbers.constants(),
-            **tile.launch(),
+            **launch_options(tile.warps, tile.stages),
         )
     total = partial.sum(0).view(kernel_height, kernel_width, channels, columns)
     return total.permute(3, 2, 0, 1).to(weight.dtype).contiguous()
