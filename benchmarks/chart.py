@@ -17,7 +17,10 @@ from .results import Row
 from .rivals import CHAMPION
 from .workloads import DTYPES, PASSES
 
-_COLOURS = ("#4c72b0", "#8aa9d6", "#55a868", "#c44e52", "#e39a9c", "#8172b3", "#937860")
+_COLOURS = (
+    *("#4c72b0", "#8aa9d6", "#55a868", "#c44e52", "#e39a9c"),
+    *("#8172b3", "#937860", "#da8bc3", "#8c8c8c"),
+)
 _INK = "#333333"
 
 

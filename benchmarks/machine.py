@@ -80,6 +80,8 @@ def copy_bandwidth(device: str) -> float:
 
 def shortest(function: Callable[[], object], device: str, rounds: int = 5) -> float:
     """Seconds of the fastest of some calls; of one call if that takes long."""
+    if device == "cuda":
+        function()  # the first call starts libraries
     times = []
     for _ in range(rounds):
         synchronise(device)

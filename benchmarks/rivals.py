@@ -19,6 +19,7 @@ import memx_fast
 
 from . import jax_rivals
 from .devices import DEVICES
+from .graphs import GraphedRunner
 from .workloads import LayerWeights, Problem
 
 
@@ -44,6 +45,7 @@ class Contender:
         peephole: whether it computes peepholes where the workload has them.
         compiled: whether its first call compiles, which takes long.
         devices: the kinds of device it runs on.
+        graphed: whether its passes are CUDA graphs, whose memory is not allocated when they run.
         passes: what it can do.
         missing: the reason why it cannot take part here, or None.
     """
@@ -54,6 +56,7 @@ class Contender:
     peephole: bool = False
     compiled: bool = False
     devices: tuple[str, ...] = DEVICES
+    graphed: bool = False
     passes: tuple[str, ...] = ("forward", "training")
     missing: Callable[[], str | None] = lambda: None
 
@@ -113,6 +116,7 @@ class FusedCellLayer(BatchedInputLayer):
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> Tensor:
         h, c = state if state is not None else zero_state(x, self.weight_ih)
         frames = nn.functional.conv2d(x.flatten(0, 1), self.weight_ih, self.bias, padding="same")
+        frames = frames.contiguous(memory_format=torch.channels_last)  # is not if C_in is 1
         rows = c.movedim(1, -1)
         image = rows.shape
         cell = rows.flatten(0, -2).to(frames.dtype)
@@ -261,45 +265,7 @@ class TorchRunner:
             yield
 
 
-class GraphedRunner:
-    """Another runner's passes, each captured in a CUDA graph by its first call, then replayed."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.captured: dict[str, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-
-    def forward(self) -> Tensor:
-        return self._replayed("forward", self.runner.forward)
-
-    def training(self) -> Tensor:
-        return self._replayed("training", self.runner.training)
-
-    def gradients(self, grad_output: Tensor) -> list[Tensor]:
-        return self.runner.gradients(grad_output)
-
-    def _replayed(self, work: str, function: Callable[[], Tensor]) -> Tensor:
-        if work not in self.captured:
-            self.captured[work] = capture(function)
-        graph, output = self.captured[work]
-        graph.replay()
-        return output
-
-
-def capture(function: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """A graph of what a function does, and the tensor that every replay writes its result to."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # libraries choose algorithms and allocate in their first calls
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = function()
-    return graph, output
-
-
-def build_fused(problem: Problem, dtype: str, recompute: float = 0.5) -> Runner:
+def build_fused(problem: Problem, dtype: str, recompute: float = 0.5) -> TorchRunner:
     """memx_fast."""
     return TorchRunner(FusedStack(problem, recompute), problem, dtype)
 
@@ -310,7 +276,7 @@ def build_loop(
     dtype: str,
     channels_last: bool = False,
     compile_mode: str | None = None,
-) -> Runner:
+) -> TorchRunner:
     """A loop over time in plain PyTorch."""
     stack = LoopStack(layer, problem)
     return TorchRunner(
@@ -318,7 +284,9 @@ def build_loop(
     )
 
 
-def build_graphed(build: Callable[[Problem, str], Runner], problem: Problem, dtype: str) -> Runner:
+def build_graphed(
+    build: Callable[[Problem, str], TorchRunner], problem: Problem, dtype: str
+) -> Runner:
     """Another contender in CUDA graphs."""
     return GraphedRunner(build(problem, dtype))
 
@@ -370,6 +338,7 @@ CONTENDERS = (
         partial(build_loop, PopularLayer, channels_last=True, compile_mode="max-autotune"),
         compiled=True,
         devices=("cuda",),
+        graphed=True,
     ),
     Contender(
         "fused cell",
@@ -383,18 +352,21 @@ CONTENDERS = (
         partial(build_graphed, build_fused),
         peephole=True,
         devices=("cuda",),
+        graphed=True,
     ),
     Contender(
         "eager channels_last, graph",
         "eager channels_last in a CUDA graph",
         partial(build_graphed, partial(build_loop, PopularLayer, channels_last=True)),
         devices=("cuda",),
+        graphed=True,
     ),
     Contender(
         "fused cell, graph",
         "fused cell in a CUDA graph",
         partial(build_graphed, partial(build_loop, FusedCellLayer, channels_last=True)),
         devices=("cuda",),
+        graphed=True,
     ),
     Contender(
         "flax",

@@ -2,8 +2,7 @@
 
 An *engine* executes the recurrence: ``"cpp"`` is the fused C++ code for tensors on the CPU,
 ``"triton"`` the fused Triton code for tensors on GPUs, ``"reference"`` plain PyTorch for tensors
-anywhere. ``"auto"`` is not an engine but the request for
-the fastest one available.
+anywhere. ``"auto"`` is not an engine but the request for the fastest one available.
 """
 
 from __future__ import annotations
@@ -182,6 +181,10 @@ def _triton_problem() -> str | None:
         return "Triton is not installed; on Linux: pip install 'memx_fast[triton]'"
     if not (torch.cuda.is_available() or torch.xpu.is_available()):
         return "this PyTorch sees no GPU"
+    if torch.cuda.is_available() and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability()
+        if major < 8:
+            return f"this GPU has compute capability {major}.{minor}, Triton needs 8.0"
     return None
 
 

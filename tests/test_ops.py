@@ -99,7 +99,7 @@ ACCURACY_CASES = (
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES], ids=str)
-@pytest.mark.parametrize("case", ACCURACY_CASES, ids=str)
+@pytest.mark.parametrize("case", [*ACCURACY_CASES, *SHAPES], ids=str)
 def test_error_is_at_most_twice_that_of_plain_pytorch(
     case: Case, dtype: torch.dtype, instruction_set: str
 ) -> None:
@@ -188,13 +188,17 @@ def test_recompute(dtype: torch.dtype, output_peephole: str, share: float) -> No
             assert torch.equal(recomputed[name], saved[name]), name
 
 
-def test_nan_reaches_what_it_should() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_nan_reaches_what_it_should(
+    channels: int, dtype: torch.dtype, instruction_set: str
+) -> None:
     """A NaN pixel makes its neighbourhood NaN and nothing else."""
-    case = Case(1, 1, 2, 3, 7, 9, states=False)
+    case = Case(1, 1, channels, 3, 7, 9, states=False)
     arguments = {
-        name: None if value is None else value.float() for name, value in case.arguments().items()
+        name: None if value is None else value.to(dtype) for name, value in case.arguments().items()
     }
-    arguments["x"][0, 0, 1, 3, 4] = torch.nan
+    arguments["x"][0, 0, -1, 3, 4] = torch.nan
     output, _, _ = fused(case, arguments)
     expected = torch.zeros(7, 9, dtype=torch.bool)
     expected[2:5, 3:6] = True

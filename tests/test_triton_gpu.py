@@ -43,7 +43,7 @@ def on_gpu(arguments: dict, dtype: torch.dtype, c_0: torch.dtype | None = None) 
 @pytest.fixture(autouse=True)
 def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 means float32, for PyTorch's convolutions as for these, unless a test says so."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
 
 
 def test_auto_is_triton() -> None:
@@ -77,7 +77,8 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
     case: Case, dtype: torch.dtype, tf32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every other dtype, and with tf32: twice the error of PyTorch's own convolutions."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    precision = "tf32" if tf32 else "ieee"
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", precision)
     rounded = {
         name: None if value is None else value.to(dtype).double()
         for name, value in case.arguments().items()

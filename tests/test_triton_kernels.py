@@ -22,7 +22,8 @@ def test_kernels_under_the_interpreter(tests: Path, settings: dict[str, str]) ->
     Whether a kernel is interpreted, and whether it tries out configurations, is decided when it is
     imported, so that one process cannot do both.
     """
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", **settings}
+    usual = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "MEMX_FAST_AUTOTUNE": "0"}
+    environment = {**os.environ, **usual, **settings}
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests))
     finished = subprocess.run(
         command, cwd=FOLDER.parents[1], env=environment, capture_output=True, text=True

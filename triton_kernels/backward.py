@@ -36,7 +36,8 @@ def load_gradient(
     gradient_ptr, image, y, x, channel, mask, of_image, of_channel, of_row, of_column
 ):
     """A tile of an incoming gradient (B, C, H, W) of any strides, zero ones too."""
-    rows = gradient_ptr + (image.to(tl.int64) * of_image + y * of_row.to(tl.int64) + x * of_column)
+    rows = gradient_ptr + image.to(tl.int64) * of_image
+    rows += y * of_row.to(tl.int64) + x * of_column.to(tl.int64)
     return tl.load(rows[:, None] + channel[None, :] * of_channel.to(tl.int64), mask=mask, other=0.0)
 
 

@@ -138,7 +138,7 @@ def precision(dtype: torch.dtype, device: torch.device) -> str:
         dtype == torch.float32
         and device.type == "cuda"
         and not is_amd()
-        and torch.backends.cudnn.allow_tf32
+        and torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     )
     return "tf32" if permitted else "ieee"
 

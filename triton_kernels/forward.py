@@ -55,6 +55,7 @@ def forward_step(
     PADDING_ROWS: tl.constexpr,
     PADDING_COLUMNS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    RECURRENT: tl.constexpr,  # H_{t-1} is not None
     SPATIAL: tl.constexpr,
     SEES_CURRENT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -88,7 +89,7 @@ def forward_step(
             *(weight_ih_ptr, channel, INPUT_CHANNELS, INPUT_KERNEL_WIDTH),
             *(INPUT_KERNEL_HEIGHT * INPUT_KERNEL_WIDTH, COLUMNS, INPUT_BLOCK_K, PRECISION),
         )
-    if previous_hidden_ptr is not None:
+    if RECURRENT:
         previous = previous_hidden_ptr + previous_hidden_step * step_size
         top, left = y - KERNEL_HEIGHT // 2, x - KERNEL_WIDTH // 2
         rows = image_rows(previous, image, top, left, height, width, HIDDEN)
@@ -237,6 +238,7 @@ class ForwardPass:
             sizes.width,
             sizes.input_height,
             sizes.input_width,
+            RECURRENT=previous.hidden is not None,
             **self._constants,
         )
 

@@ -38,7 +38,7 @@ def sum_over_images(
     exists = channel < HIDDEN
     mask = (pixel < pixels)[:, None] & exists[None, :]
     at = pixel[:, None] * HIDDEN + channel[None, :]
-    gates_at = pixel[:, None] * (4 * HIDDEN) + channel[None, :]
+    gates_at = pixel.to(tl.int64)[:, None] * (4 * HIDDEN) + channel[None, :]
     size = pixels.to(tl.int64) * HIDDEN
     sum_i = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     sum_f = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)

@@ -12,9 +12,11 @@ std::vector<const Engine*> supported_engines() {
   }
   if (__builtin_cpu_supports("x86-64-v4")) {
     engines.push_back(&avx512_engine());
+#if !defined(__clang__)
     if (__builtin_cpu_supports("avx512bf16")) {
       engines.push_back(&avx512_bf16_engine());
     }
+#endif
   }
 #endif
   return engines;

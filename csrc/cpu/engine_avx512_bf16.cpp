@@ -3,7 +3,9 @@
 //
 // Everything that may define a shared inline function is included before the target region, so that
 // no other object file can end up calling a copy made for this instruction set.
-#if defined(__x86_64__)
+//
+// Not for clang, which compiles target regions for the baseline: there the intrinsics do not exist.
+#if defined(__x86_64__) && !defined(__clang__)
 
 #include <immintrin.h>
 

@@ -53,8 +53,7 @@ MEMX_INLINE void gather_row(const S* in, int64_t channel_stride, int64_t column_
   }
 }
 
-// The tile's halo image [rows][columns][channels], zero outside the frame, and one zero more: a row
-// of the kernel may end in half an operand.
+// The tile's halo image [rows][columns][channels], zero outside the frame.
 template <class S, class O>
 Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const Convolution<O>& convolution,
                               const Tile& tile, number_t<O>* out) {
@@ -83,7 +82,6 @@ Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const Convolution<O>&
       out_row[i] = N{};
     }
   }
-  out[extent.rows * pitch] = N{};
   return {out, pitch, channels};
 }
 

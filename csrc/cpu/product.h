@@ -83,28 +83,43 @@ MEMX_INLINE O load_operand(const number_t<O>* numbers) {
   return operand;
 }
 
-// Runs of operands in each of six left rows, and the panels they are multiplied by.
+// The last number of a run that ends within an operand. What lies behind it may be NaN.
 template <class O>
+MEMX_INLINE O load_half_operand(const number_t<O>* number) {
+  return {*number, number_t<O>{}};
+}
+
+// Runs of numbers in each of six left rows.
 struct Runs {
-  int64_t count, length;  // length in operands
-  int64_t pitch;          // numbers from one run to the next in the left rows
+  int64_t count, length;
+  int64_t pitch;  // from one run to the next in the left rows
 };
 
 // For each of P panels: out[6][2V] (+)= sum over the runs of left[6][length] * panel[length][2V].
 template <class O, int V, int P, bool accumulate>
-MEMX_INLINE void multiply_block(const number_t<O>* const (&left)[kBlockRows], const Runs<O>& runs,
+MEMX_INLINE void multiply_block(const number_t<O>* const (&left)[kBlockRows], const Runs& runs,
                                 const number_t<O>* panel, int64_t panel_pitch, accumulate_t<O>* out,
                                 int64_t out_pitch) {
   RegisterBlock<accumulate_t<O>, V, P> sum = {};
   const number_t<O>*row0 = left[0], *row1 = left[1], *row2 = left[2];
   const number_t<O>*row3 = left[3], *row4 = left[4], *row5 = left[5];
   for (int64_t run = 0; run < runs.count; ++run) {
-    for (int64_t k = 0; k < runs.length * depth<O>; k += depth<O>) {
+    int64_t k = 0;
+    for (; k + depth<O> <= runs.length; k += depth<O>) {
       multiply_add_row<O, V, P>(
           {load_operand<O>(row0 + k), load_operand<O>(row1 + k), load_operand<O>(row2 + k),
            load_operand<O>(row3 + k), load_operand<O>(row4 + k), load_operand<O>(row5 + k)},
           panel, panel_pitch, sum);
       panel += kPanelVectors * V * depth<O>;
+    }
+    if constexpr (depth<O> > 1) {
+      if (k < runs.length) {
+        multiply_add_row<O, V, P>({load_half_operand<O>(row0 + k), load_half_operand<O>(row1 + k),
+                                   load_half_operand<O>(row2 + k), load_half_operand<O>(row3 + k),
+                                   load_half_operand<O>(row4 + k), load_half_operand<O>(row5 + k)},
+                                  panel, panel_pitch, sum);
+        panel += kPanelVectors * V * depth<O>;
+      }
     }
     row0 += runs.pitch, row1 += runs.pitch, row2 += runs.pitch;
     row3 += runs.pitch, row4 += runs.pitch, row5 += runs.pitch;
@@ -180,13 +195,13 @@ void convolve_panels(const Convolution<O>& convolution, const Halo<number_t<O>>&
                      const Tile& tile, int64_t panel, accumulate_t<O>* out) {
   const int64_t width = kPanelVectors * V;
   const int64_t out_pitch = round_up(tile.pixels(), kBlockRows) * width;
-  const int64_t length = convolution.row_operands();
-  const int64_t row_weights = length * depth<O> * width;
+  const int64_t length = convolution.width * convolution.in_channels;
+  const int64_t row_weights = convolution.row_operands() * depth<O> * width;
   const int64_t panel_weights = convolution.height * row_weights;
-  const int64_t most_runs = ceil_div(kLongestSum, P * length * depth<O>);
+  const int64_t most_runs = ceil_div(kLongestSum, P * length);
   for (int64_t ky = 0; ky < convolution.height; ky += most_runs) {
     const int64_t left_over = convolution.height - ky;
-    const Runs<O> runs{left_over < most_runs ? left_over : most_runs, length, in.row_pitch};
+    const Runs runs{left_over < most_runs ? left_over : most_runs, length, in.row_pitch};
     const number_t<O>* weights = convolution.weights + panel * panel_weights + ky * row_weights;
     for (int64_t first = 0; first < tile.pixels(); first += kBlockRows) {
       const number_t<O>* left[kBlockRows];

@@ -1,5 +1,6 @@
 """The kernels as they try out configurations: run with MEMX_FAST_AUTOTUNE=1."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -66,3 +67,14 @@ def test_other_sizes_are_not_tried_again(trials: list[int]) -> None:
         made.append(len(trials))
     assert made[0] > 0
     assert made == [made[0]] * 3
+
+
+def test_findings_can_be_written_to_disk(
+    trials: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton writes a key as JSON; what is in the keys of all kernels can be written so."""
+    case = Case(2, 1, 2, 3, 3, 3, peephole="channel")
+    kernels(case, cast(case.arguments(), torch.float32), case.incoming())
+    keys = [key for kernel in KERNELS for key in kernel.cache]
+    assert len(keys) >= len(KERNELS)
+    assert json.loads(json.dumps(keys)) == [list(key) for key in keys]
