@@ -12,10 +12,14 @@ if [ $# -ne 1 ]; then
     echo "usage: $0 OUT" >&2
     exit 2
 fi
+python=${PYTHON:-python3}
+if ! "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
+    echo "$0: the PyTorch of $python sees no GPU" >&2
+    exit 1
+fi
 mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
-python=${PYTHON:-python3}
 export PYTHONPATH="$PWD/build/gpu${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONSAFEPATH=1  # the package that was installed, not the folder of its sources
 failed=0

@@ -105,9 +105,9 @@ def test_installation_without_extension_says_how_to_get_it(record: RecordWriter)
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """``machine(triton=True, gpu=False)``: whether Triton is installed, and a GPU seen."""
+    """``machine(triton=True, gpu=False)``: whether Triton is installed, which GPU is seen."""
 
-    def pretend(*, triton: bool, gpu: bool) -> None:
+    def pretend(*, triton: bool, gpu: bool, capability: tuple[int, int] = (9, 0)) -> None:
         usual = importlib.util.find_spec
         specification = importlib.machinery.ModuleSpec("triton", None) if triton else None
         monkeypatch.setattr(
@@ -116,11 +116,19 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             lambda name, *args: specification if name == "triton" else usual(name, *args),
         )
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         forget_decisions()
 
     yield pretend
     monkeypatch.undo()
     forget_decisions()
+
+
+def test_old_gpus_get_plain_pytorch(machine: Callable[..., None]) -> None:
+    """A GPU that Triton does not compile for is named in the warning, with what it lacks."""
+    machine(triton=True, gpu=True, capability=(7, 5))
+    with pytest.warns(RuntimeWarning, match=r"compute capability 7\.5, Triton needs 8\.0"):
+        assert backends.resolve("auto", torch.device("cuda")) == "reference"
 
 
 @pytest.mark.parametrize("device", ["cuda", "xpu"])
