@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from memx_fast.ops import accumulate_dtype
+
 GATES = 4
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -51,11 +53,6 @@ class Sizes:
     def state(self) -> tuple[int, int, int, int]:
         """Shape of a state."""
         return self.batch, self.hidden, self.height, self.width
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of cell states and of all arithmetic for tensors of ``dtype``."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def checked_sizes(arguments: Arguments, padding: list[int]) -> Sizes:

@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import GATES, Arguments, Sizes, accumulate_dtype, check_results, checked_sizes
+from memx_fast.ops import accumulate_dtype
+
+from .arguments import GATES, Arguments, Sizes, check_results, checked_sizes
 from .autotuning import autotuned, tile_options
 from .cell import cell_backward, load_peepholes
 from .configurations import configuration, depth, numbers_of

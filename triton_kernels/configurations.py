@@ -18,7 +18,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import accumulate_dtype
+from memx_fast.ops import accumulate_dtype
 
 _SMALLEST_PRODUCT = 16
 
