@@ -147,7 +147,7 @@ void add_weight_gradient(const Convolution<O>& convolution, const Frame<const S>
   const Halo<number_t<O>> halo = gather_halo(frame, convolution, tile, forward.halo);
   if constexpr (depth<O> == 1) {
     if (convolution.winograd) {
-      transform_input<O, V>(halo, convolution.in_channels, tile, forward.transformed);
+      transform_input<O, V>(convolution, halo, tile, forward.transformed);
       weight_gradient_winograd<O, V>(convolution, forward.transformed, tile, forward.gates,
                                      forward.products, gradient);
       return;

@@ -14,7 +14,7 @@ void convolve(const Convolution<O>& convolution, const Halo<number_t<O>>& halo, 
               accumulate_t<O>* transformed, accumulate_t<O>* products, accumulate_t<O>* out) {
   if constexpr (depth<O> == 1) {
     if (convolution.winograd) {
-      transform_input<O, V>(halo, convolution.in_channels, tile, transformed);
+      transform_input<O, V>(convolution, halo, tile, transformed);
       convolve_winograd<O, V>(convolution, transformed, tile, products, out);
       return;
     }

@@ -38,7 +38,8 @@ int64_t transformed_elements(const Convolution<O>& convolution, const Tile& tile
   if (!convolution.winograd) {
     return 0;
   }
-  return kPositions * BlockGrid(tile).padded_count() * convolution.in_channels + kBlockRows;
+  return convolution.positions() * BlockGrid(tile).padded_count() * convolution.in_channels +
+         kBlockRows;
 }
 
 template <int V, class O>
@@ -46,10 +47,13 @@ int64_t panel_elements(const Convolution<O>& convolution, const Tile& tile) {
   return convolution.panels * kPanelVectors * V * round_up(tile.pixels(), kBlockRows);
 }
 
-template <class A, int V>
-int64_t product_elements(bool winograd, const Tile& tile) {
-  const int64_t width = kPanelVectors * V;
-  return winograd ? kMostPanels<A, V> * kPositions * BlockGrid(tile).padded_count() * width : 0;
+template <int V, class O>
+int64_t product_elements(const Convolution<O>& convolution, const Tile& tile) {
+  if (!convolution.winograd) {
+    return 0;
+  }
+  return kMostPanels<accumulate_t<O>, V> * convolution.positions() *
+         BlockGrid(tile).padded_count() * kPanelVectors * V;
 }
 
 template <class O, int V>
@@ -58,8 +62,8 @@ struct ForwardScratch {
 
   A* gates;           // [gate panel][padded pixel][2V]
   number_t<O>* halo;  // [halo rows][halo columns][channels] of X_t, then of H_{t-1}
-  A* transformed;     // [16][padded block][channels]
-  A* products;        // [panel][16][padded block][2V]
+  A* transformed;     // [position][padded block][channels]
+  A* products;        // [panel][position][padded block][2V]
 
   template <class S>
   ForwardScratch(Arena& arena, const ForwardStep<S, O>& step, const Tile& tile) {
@@ -69,7 +73,7 @@ struct ForwardScratch {
     halo = arena.take<number_t<O>>(larger(halo_elements(x, tile), halo_elements(h, tile)));
     transformed =
         arena.take<A>(larger(transformed_elements(x, tile), transformed_elements(h, tile)));
-    products = arena.take<A>(product_elements<A, V>(x.winograd || h.winograd, tile));
+    products = arena.take<A>(larger(product_elements<V>(x, tile), product_elements<V>(h, tile)));
   }
 };
 
@@ -78,13 +82,13 @@ struct TransposedScratch {
   using A = accumulate_t<O>;
 
   A* result;       // [panel][padded pixel][2V]
-  A* transformed;  // of the gate gradients [16][padded block][gate column]
-  A* products;     // [panel][16][padded block][2V]
+  A* transformed;  // of the gate gradients [position][padded block][gate column]
+  A* products;     // [panel][position][padded block][2V]
 
   TransposedScratch(Arena& arena, const Convolution<O>& transposed, const Tile& tile) {
     result = arena.take<A>(panel_elements<V>(transposed, tile));
     transformed = arena.take<A>(transformed_elements(transposed, tile));
-    products = arena.take<A>(product_elements<A, V>(transposed.winograd, tile));
+    products = arena.take<A>(product_elements<V>(transposed, tile));
   }
 };
 

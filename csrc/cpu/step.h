@@ -40,9 +40,12 @@ struct Tile {
   int64_t pixels() const { return rows * columns; }
 };
 
+// Products that two neighbouring outputs of a filter of odd `taps`, at least 3, cost: filter.h.
+constexpr int64_t filter_products(int64_t taps) { return 4 + (taps - 3) / 2 * 3; }
+
 // A zero-padded convolution of stride 1 whose weights are packed in panels of output columns:
 //   direct    [panel][kernel row][operand][2 * lanes][number of the operand]
-//   Winograd  [panel][16][in channel][2 * lanes]        (winograd.h; operands of one number only)
+//   Winograd  [panel][position][in channel][2 * lanes]  (winograd.h; operands of one number only)
 // The operands of a kernel row are its kernel columns' channels in a row, [kernel column][in
 // channel], filled up with zeros to a whole operand.
 template <class O>
@@ -55,6 +58,8 @@ struct Convolution {
   bool winograd = false;
 
   int64_t row_operands() const { return ceil_div(width * in_channels, depth<O>); }
+  // Of a transformed block of Winograd's.
+  int64_t positions() const { return filter_products(height) * filter_products(width); }
 };
 
 // The sizes every step of a sequence shares; height and width are those of the states.

@@ -4,7 +4,7 @@
 namespace memx {
 
 struct Tuning {
-  bool winograd = true;    // F(2x2, 3x3) for 3 x 3 kernels in single precision
+  bool winograd = true;    // for 3 x 3 and 5 x 5 kernels in single precision
   bool huge_pages = true;  // asked for where results are large
 };
 

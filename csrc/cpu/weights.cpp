@@ -5,10 +5,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <array>
 #include <type_traits>
 #include <vector>
 
+#include "filter.h"
 #include "kept_weights.h"
 #include "storage.h"
 #include "tuning.h"
@@ -16,63 +16,71 @@
 namespace memx {
 namespace {
 
-// The widest panel: two vectors of 16 floats.
-constexpr int64_t kWidestPanel = 32;
-
-using Kernel3x3 = std::array<std::array<double, 3>, 3>;
-using Block4x4 = std::array<std::array<double, 4>, 4>;
-
-// Rows of G of F(2x2, 3x3).
-constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
-
-// One row of each column of a panel multiplied by G: three numbers become four.
-void multiply_by_g(const double* g0, const double* g1, const double* g2, int64_t width, double* out,
-                   int64_t pitch) {
-  for (int64_t i = 0; i < width; ++i) {
-    const double outer = 0.5 * (g0[i] + g2[i]), inner = 0.5 * g1[i];
-    out[i] = g0[i];
-    out[pitch + i] = outer + inner;
-    out[2 * pitch + i] = outer - inner;
-    out[3 * pitch + i] = g2[i];
-  }
-}
-
-// G g G^T for the kernels g [3][3][width] of a panel's columns, in double: packing adds no error of
-// its own. Result [4][4][width].
+// G g G^T for the kernels g[K][K][width] of a panel's columns, in double: packing adds no error of its
+// own. Result [P][P][width].
+template <int K>
 void transform_kernels(const double* g, int64_t width, double* out) {
-  double half[4 * 3 * kWidestPanel];  // G g [4][3][width]
-  for (int64_t x = 0; x < 3; ++x) {
-    multiply_by_g(g + x * width, g + (3 + x) * width, g + (6 + x) * width, width, half + x * width,
-                  3 * width);
-  }
-  for (int64_t y = 0; y < 4; ++y) {
-    const double* row = half + y * 3 * width;
-    multiply_by_g(row, row + width, row + 2 * width, width, out + y * 4 * width, width);
-  }
-}
-
-// G^T u G: the gradient of a kernel from that of its transform.
-Kernel3x3 transform_kernel_gradient(const Block4x4& u) {
-  Kernel3x3 out{};
-  for (int y = 0; y < 3; ++y) {
-    for (int x = 0; x < 3; ++x) {
-      for (int i = 0; i < 4; ++i) {
-        for (int j = 0; j < 4; ++j) {
-          out[y][x] += kG[i][y] * u[i][j] * kG[j][x];
-        }
+  constexpr int P = baseline::Filter<K>::kProducts;
+  for (int64_t i = 0; i < width; ++i) {
+    double half[K][P];  // g G^T
+    for (int y = 0; y < K; ++y) {
+      double row[K];
+      for (int x = 0; x < K; ++x) {
+        row[x] = g[(y * K + x) * width + i];
+      }
+      baseline::Filter<K>::transform_kernel(row, half[y]);
+    }
+    for (int x = 0; x < P; ++x) {
+      double column[K], transformed[P];
+      for (int y = 0; y < K; ++y) {
+        column[y] = half[y][x];
+      }
+      baseline::Filter<K>::transform_kernel(column, transformed);
+      for (int y = 0; y < P; ++y) {
+        out[(y * P + x) * width + i] = transformed[y];
       }
     }
   }
-  return out;
+}
+
+// G^T u G: the gradient of a kernel [K][K] from that of its transform, whose positions are `pitch`
+// apart.
+template <int K, class A>
+void transform_kernel_gradient(const A* u, int64_t pitch, A* kernel) {
+  constexpr int P = baseline::Filter<K>::kProducts;
+  double half[P][K];  // u G
+  for (int y = 0; y < P; ++y) {
+    double row[P];
+    for (int x = 0; x < P; ++x) {
+      row[x] = u[(y * P + x) * pitch];
+    }
+    baseline::Filter<K>::transform_kernel_gradient(row, half[y]);
+  }
+  for (int x = 0; x < K; ++x) {
+    double column[P], result[K];
+    for (int y = 0; y < P; ++y) {
+      column[y] = half[y][x];
+    }
+    baseline::Filter<K>::transform_kernel_gradient(column, result);
+    for (int y = 0; y < K; ++y) {
+      kernel[y * K + x] = A(result[y]);
+    }
+  }
 }
 
 // Below this many channels the transforms cost more than the products they save.
 constexpr int64_t kWinogradChannels = 8;
 
+// In smaller images most taps of a direct sum meet zeros, so that it is both quicker and, having few
+// terms, more exact.
+constexpr int64_t kWinogradPixels = 4;
+
 template <class O>
-bool use_winograd(const Convolution<O>& convolution) {
-  return tuning().winograd && std::is_same_v<O, float> && convolution.height == 3 &&
-         convolution.width == 3 && convolution.in_channels >= kWinogradChannels;
+bool use_winograd(const Convolution<O>& convolution, const Sizes& sizes) {
+  return tuning().winograd && std::is_same_v<O, float> &&
+         (convolution.height == 3 || convolution.height == 5) &&
+         convolution.width == convolution.height && convolution.in_channels >= kWinogradChannels &&
+         std::min(sizes.height, sizes.width) >= kWinogradPixels;
 }
 
 template <class N>
@@ -107,8 +115,9 @@ template <class O>
 struct PanelLayout {
   PanelLayout(const Convolution<O>& convolution, int64_t width)
       : convolution(convolution),
-        taps(convolution.winograd ? 16 : convolution.height * convolution.width),
-        rows(convolution.winograd ? 16 * convolution.in_channels
+        taps(convolution.winograd ? convolution.positions()
+                                  : convolution.height * convolution.width),
+        rows(convolution.winograd ? convolution.positions() * convolution.in_channels
                                   : convolution.height * convolution.row_operands()),
         width(width) {}
   int64_t numbers() const { return rows * width * depth<O>; }
@@ -147,7 +156,9 @@ at::Tensor packed_panels(const Convolution<O>& convolution, int64_t width, int64
         }
       }
       if (convolution.winograd) {
-        transform_kernels(given.data(), width, transformed.data());
+        baseline::for_filter(convolution.height, [&](auto size) {
+          transform_kernels<size.value>(given.data(), width, transformed.data());
+        });
       }
       const double* const values = convolution.winograd ? transformed.data() : given.data();
       for (int64_t p = 0; p < layout.taps; ++p) {
@@ -172,7 +183,7 @@ Convolution<O> describe(const at::Tensor& weight, int64_t in_channels, int64_t c
   convolution.pad_rows = padding.rows;
   convolution.pad_columns = padding.columns;
   convolution.panels = ceil_div(columns, sizes.panel_width());
-  convolution.winograd = use_winograd(convolution);
+  convolution.winograd = use_winograd(convolution, sizes);
   return convolution;
 }
 
@@ -247,7 +258,7 @@ int64_t weight_gradient_elements(const Convolution<O>& convolution, const Sizes&
   const int64_t channels = convolution.in_channels;
   const int64_t rows =
       convolution.winograd
-          ? 16 * round_up(channels, kBlockRows)
+          ? convolution.positions() * round_up(channels, kBlockRows)
           : convolution.height * round_up(convolution.width * channels, kBlockRows);
   return convolution.panels * rows * sizes.panel_width();
 }
@@ -274,15 +285,11 @@ at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
     for (int64_t k = 0; k < channels; ++k) {
       A* const kernel = data + (row * channels + k) * height * width;
       if (convolution.winograd) {
-        Block4x4 block;
-        for (int64_t p = 0; p < 16; ++p) {
-          block[p / 4][p % 4] =
-              gradient[((panel * 16 + p) * padded_channels + k) * panel_width + lane];
-        }
-        const Kernel3x3 g = transform_kernel_gradient(block);
-        for (int64_t p = 0; p < 9; ++p) {
-          kernel[p] = A(g[p / 3][p % 3]);
-        }
+        const A* u =
+            gradient + (panel * convolution.positions() * padded_channels + k) * panel_width + lane;
+        baseline::for_filter(height, [&](auto size) {
+          transform_kernel_gradient<size.value>(u, padded_channels * panel_width, kernel);
+        });
       } else {
         for (int64_t p = 0; p < height * width; ++p) {
           const int64_t run = (panel * height + p / width) * padded_length;
