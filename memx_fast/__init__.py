@@ -1,8 +1,17 @@
 """memx_fast: the ConvLSTM for PyTorch, with fused kernels."""
 
 from .functional import conv_lstm
+from .lines_and_volumes import ConvLSTM1d, ConvLSTM1dCell, ConvLSTM3d, ConvLSTM3dCell
 from .modules import ConvLSTM, ConvLSTMCell
 
-__all__ = ["ConvLSTM", "ConvLSTMCell", "conv_lstm"]
+__all__ = [
+    "ConvLSTM",
+    "ConvLSTM1d",
+    "ConvLSTM1dCell",
+    "ConvLSTM3d",
+    "ConvLSTM3dCell",
+    "ConvLSTMCell",
+    "conv_lstm",
+]
 
 __version__ = "0.1.0"

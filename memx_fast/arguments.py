@@ -6,21 +6,23 @@ from typing import Any
 
 from torch import Tensor
 
-Pair = tuple[int, int]
-"""Two whole numbers, vertical before horizontal."""
+Sizes = tuple[int, ...]
+"""One whole number a spatial axis: depth before rows before columns."""
+
+_OR_SEVERAL = {1: "", 2: " or two", 3: " or three"}
 
 
-def whole_pair(name: str, value: object, minimum: int) -> Pair:
-    """``value`` as a pair: one number for both axes, or two numbers.
+def whole_numbers(name: str, value: object, minimum: int, axes: int) -> Sizes:
+    """``value`` as one number an axis: one for all of them, or as many as there are axes.
 
     Raises:
         TypeError: it is neither; the message names the argument ``name``.
-        ValueError: a number is below ``minimum``.
+        ValueError: a number is below ``minimum``, or there are not ``axes`` of them.
     """
-    pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"{name}: got {value!r}, expected one whole number or two")
-    return whole(name, pair[0], minimum), whole(name, pair[1], minimum)
+    numbers = value if isinstance(value, tuple | list) else (value,) * axes
+    if len(numbers) != axes:
+        raise ValueError(f"{name}: got {value!r}, expected one whole number{_OR_SEVERAL[axes]}")
+    return tuple(whole(name, number, minimum) for number in numbers)
 
 
 def whole(name: str, value: object, minimum: int) -> int:

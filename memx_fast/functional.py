@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import backends, ops, reference
-from .arguments import Pair, described, share_or_flag
+from . import backends, fused, ops, reference
+from .arguments import Sizes, described, share_or_flag
 from .geometry import InputConvolution, Padding
 from .reference import State
 
 OUTPUT_PEEPHOLES = ("previous", "current")
 """Which cell state the output gate can see."""
 
-_NO_CONVOLUTION = InputConvolution.of((1, 1), "same")
-"""Geometry of ready-made input gates: that of a kernel of one pixel."""
+AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
+"""Names of the spatial axes of lines, images and volumes, as shapes in messages have them."""
+
+_KERNELS = {1: "k", 2: "kh, kw", 3: "kd, kh, kw"}
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """What the layer computes in."""
@@ -31,14 +33,19 @@ def conv_lstm(
     *,
     output_peephole: str = "previous",
     padding: Padding = "same",
-    stride: int | Pair = 1,
-    dilation: int | Pair = 1,
+    stride: int | Sizes = 1,
+    dilation: int | Sizes = 1,
     recompute: float = 0.5,
     backend: str = "auto",
 ) -> tuple[Tensor, State]:
     """Run one ConvLSTM layer over a sequence.
 
     Equivalent to: :func:`memx_fast.reference.conv_lstm`, which gives the equations.
+
+    Frames are lines, images or volumes, as the recurrent kernel has one, two or three spatial axes.
+    Shapes are written for images; with one axis they are ``(T, B, C, L)`` and ``(4C, C, k)``, with
+    three ``(T, B, C, D, H, W)`` and ``(4C, C, kd, kh, kw)``. Lines run in the fused kernels, as
+    images of one row; of volumes the gates are fused, and the convolutions are PyTorch's.
 
     T steps, B sequences, frames of H x W pixels and Cin channels, C hidden channels; H' x W' is the
     size of a frame after the input convolution, H x W unless ``padding``, ``stride`` or
@@ -86,7 +93,7 @@ def conv_lstm(
     recompute = share_or_flag("recompute", recompute)
     _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state)
     _check_weights(x, weight_ih, weight_hh, bias)
-    convolution = _input_convolution(weight_ih, padding, stride, dilation)
+    convolution = _input_convolution(weight_ih, weight_hh.dim() - 2, padding, stride, dilation)
     _check_states(x, weight_hh, weight_ch, state, convolution)
 
     h_0, c_0 = (None, None) if state is None else state
@@ -103,20 +110,9 @@ def conv_lstm(
             stride=stride,
             dilation=dilation,
         )
-    if not convolution.is_dense:
-        assert weight_ih is not None
-        x = reference.input_gates(x, weight_ih, bias, convolution)
-        weight_ih = bias = None
-        convolution = _NO_CONVOLUTION
-    output, h_n, c_n = ops.fused_conv_lstm(
-        x,
-        weight_ih,
-        weight_hh,
-        bias,
-        weight_ch,
-        h_0,
-        c_0,
-        padding=convolution.before,
+    output, h_n, c_n = fused.conv_lstm(
+        fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0),
+        convolution,
         output_peephole=output_peephole,
         recompute=recompute,
     )
@@ -203,9 +199,11 @@ def _check_weights(
     x: Tensor, weight_ih: Tensor | None, weight_hh: Tensor, bias: Tensor | None
 ) -> None:
     """Shapes of what does not depend on the size of the frames."""
-    if x.dim() != 5 or 0 in (x.shape[0], *x.shape[2:]):
+    axes = weight_hh.dim() - 2
+    if axes in AXES and (x.dim() != axes + 3 or 0 in (x.shape[0], *x.shape[2:])):
         raise ValueError(
-            f"x: got shape {tuple(x.shape)}, expected (T, B, channels, H, W), only B may be 0"
+            f"x: got shape {tuple(x.shape)}, expected (T, B, channels, {AXES[axes]}), only B may "
+            f"be 0, with weight_hh of shape {tuple(weight_hh.shape)}"
         )
     gates = 4 * _check_recurrent_weight(weight_hh)
     if weight_ih is None:
@@ -214,10 +212,10 @@ def _check_weights(
                 f"x: got {x.shape[2]} channels, expected {gates}: without weight_ih they are the "
                 "input gates, 4 for each hidden channel"
             )
-    elif weight_ih.dim() != 4 or 0 in weight_ih.shape:
+    elif weight_ih.dim() != weight_hh.dim() or 0 in weight_ih.shape:
         raise ValueError(
-            f"weight_ih: got shape {tuple(weight_ih.shape)}, expected (4 C, Cin, kh, kw), none of "
-            "them 0"
+            f"weight_ih: got shape {tuple(weight_ih.shape)}, "
+            f"expected (4 C, Cin, {_KERNELS[axes]}), none of them 0"
         )
     elif weight_ih.shape[0] != gates:
         raise ValueError(
@@ -234,9 +232,12 @@ def _check_weights(
 def _check_recurrent_weight(weight_hh: Tensor) -> int:
     """Number of hidden channels."""
     shape = tuple(weight_hh.shape)
-    if len(shape) != 4 or 0 in shape or shape[0] != 4 * shape[1]:
-        raise ValueError(f"weight_hh: got shape {shape}, expected (4 C, C, kh, kw), none of them 0")
-    if shape[2] % 2 == 0 or shape[3] % 2 == 0:
+    if len(shape) - 2 not in AXES or 0 in shape or shape[0] != 4 * shape[1]:
+        kernel = _KERNELS.get(len(shape) - 2, _KERNELS[2])
+        raise ValueError(
+            f"weight_hh: got shape {shape}, expected (4 C, C, {kernel}), none of them 0"
+        )
+    if any(size % 2 == 0 for size in shape[2:]):
         raise ValueError(
             f"weight_hh: got a kernel of {shape[2:]}, expected odd sizes "
             "(an even one would shift the hidden state at every step)"
@@ -245,12 +246,17 @@ def _check_recurrent_weight(weight_hh: Tensor) -> int:
 
 
 def _input_convolution(
-    weight_ih: Tensor | None, padding: Padding, stride: int | Pair, dilation: int | Pair
+    weight_ih: Tensor | None,
+    axes: int,
+    padding: Padding,
+    stride: int | Sizes,
+    dilation: int | Sizes,
 ) -> InputConvolution:
     """Geometry of the input convolution; without ``weight_ih`` one that changes no size."""
-    kernel = (1, 1) if weight_ih is None else (weight_ih.shape[2], weight_ih.shape[3])
+    one_pixel = (1,) * axes
+    kernel = one_pixel if weight_ih is None else tuple(weight_ih.shape[2:])
     convolution = InputConvolution.of(kernel, padding, stride, dilation)
-    if weight_ih is None and convolution != _NO_CONVOLUTION:
+    if weight_ih is None and convolution != InputConvolution.of(one_pixel, "same"):
         raise ValueError(
             f"padding, stride, dilation: got {padding!r}, {stride!r}, {dilation!r}, expected the "
             "defaults: without weight_ih there is no input convolution"
@@ -267,7 +273,7 @@ def _check_states(
 ) -> None:
     """Shapes of what depends on the size of the frames."""
     hidden = weight_hh.shape[1]
-    image = (hidden, *convolution.output_size(x.shape[3], x.shape[4]))
+    image = (hidden, *convolution.output_size(*x.shape[3:]))
     peepholes = ((3, hidden), (3, *image))
     if weight_ch is not None and tuple(weight_ch.shape) not in peepholes:
         raise ValueError(

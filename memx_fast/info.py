@@ -92,6 +92,11 @@ def render(facts: dict[str, Any]) -> str:
             f"{device['device']:<16}{device['backend']:<16}{device['name']}"
             for device in facts["devices"]
         ],
+        "Spatial axes": [
+            f"{'ConvLSTM1d':<16}fused, as images of one row",
+            f"{'ConvLSTM':<16}fused",
+            f"{'ConvLSTM3d':<16}convolutions of PyTorch, fused gates",
+        ],
         "C++ extension": _extension_lines(facts["extension"]),
     }
     return "\n\n".join(

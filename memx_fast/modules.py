@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Pair, check_shape, described, flag, per_layer, share, share_or_flag, whole
+from .arguments import Sizes, check_shape, described, flag, per_layer, share, share_or_flag, whole
+from .functional import AXES
 from .geometry import Padding
-from .recurrence import Recurrence, odd_kernel, repr_of_arguments
+from .recurrence import Recurrence, repr_of_arguments
 from .reference import State
 
 States = tuple[Tensor, Tensor] | tuple[list[Tensor], list[Tensor]]
@@ -104,7 +105,7 @@ class ConvLSTM(Recurrence):
         self,
         input_channels: int,
         hidden_channels: int | Sequence[int],
-        kernel_size: int | Pair | list[int | Pair] = 3,
+        kernel_size: int | Sizes | list[int | Sizes] = 3,
         num_layers: int = 1,
         *,
         bias: bool = True,
@@ -112,11 +113,11 @@ class ConvLSTM(Recurrence):
         dropout: float = 0.0,
         bidirectional: bool = False,
         peephole: str | None = None,
-        spatial_size: int | Pair | None = None,
+        spatial_size: int | Sizes | None = None,
         output_peephole: str = "previous",
         padding: Padding = "same",
-        stride: int | Pair = 1,
-        dilation: int | Pair = 1,
+        stride: int | Sizes = 1,
+        dilation: int | Sizes = 1,
         forget_bias: float = 1.0,
         recompute: float = 0.5,
         backend: str = "auto",
@@ -128,7 +129,9 @@ class ConvLSTM(Recurrence):
             whole("hidden_channels", size, 1)
             for size in per_layer("hidden_channels", hidden_channels, list | tuple, layers)
         ]
-        kernels = [odd_kernel(size) for size in per_layer("kernel_size", kernel_size, list, layers)]
+        kernels = [
+            self._odd_kernel(size) for size in per_layer("kernel_size", kernel_size, list, layers)
+        ]
         super().__init__(
             input_channels,
             kernels[0],
@@ -167,10 +170,11 @@ class ConvLSTM(Recurrence):
 
     def forward(self, x: Tensor, state: States | None = None) -> tuple[Tensor, States]:
         """Run over a sequence; see the class for shapes."""
-        shapes = "(B, T, C, H, W)" if self.batch_first else "(T, B, C, H, W)"
+        frame = f"C, {AXES[self.axes]}"
+        shapes = f"({'B, T' if self.batch_first else 'T, B'}, {frame}) or (T, {frame})"
         batch = 0 if self.batch_first else 1
-        self._check_frames(x, f"{shapes} or (T, C, H, W)", (4, 5), batch)
-        unbatched = x.dim() == 4
+        self._check_frames(x, shapes, (self.axes + 2, self.axes + 3), batch)
+        unbatched = x.dim() == self.axes + 2
         if unbatched:
             x = x.unsqueeze(1)
         elif self.batch_first:
@@ -250,7 +254,7 @@ class ConvLSTM(Recurrence):
             return [None] * total
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise TypeError(f"state: got {described(state)}, expected two: (h_0, c_0)")
-        size = self._convolution.output_size(x.shape[3], x.shape[4])
+        size = self._convolution.output_size(*x.shape[3:])
         batch = () if unbatched else (x.shape[1],)
         shapes = [
             (*batch, hidden, *size) for hidden in self._hidden for _ in range(self._directions)
@@ -316,21 +320,21 @@ class ConvLSTMCell(Recurrence):
         self,
         input_channels: int,
         hidden_channels: int,
-        kernel_size: int | Pair = 3,
+        kernel_size: int | Sizes = 3,
         *,
         bias: bool = True,
         peephole: str | None = None,
-        spatial_size: int | Pair | None = None,
+        spatial_size: int | Sizes | None = None,
         output_peephole: str = "previous",
         padding: Padding = "same",
-        stride: int | Pair = 1,
-        dilation: int | Pair = 1,
+        stride: int | Sizes = 1,
+        dilation: int | Sizes = 1,
         forget_bias: float = 1.0,
         backend: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        kernel = odd_kernel(kernel_size)
+        kernel = self._odd_kernel(kernel_size)
         super().__init__(
             input_channels,
             kernel,
@@ -354,8 +358,9 @@ class ConvLSTMCell(Recurrence):
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """One step; see the class for shapes."""
-        self._check_frames(x, "(B, C, H, W) or (C, H, W)", (3, 4), 0)
-        unbatched = x.dim() == 3
+        frame = f"C, {AXES[self.axes]}"
+        self._check_frames(x, f"(B, {frame}) or ({frame})", (self.axes + 1, self.axes + 2), 0)
+        unbatched = x.dim() == self.axes + 1
         if unbatched:
             x = x.unsqueeze(0)
         _, (h, c) = self._run("", x.unsqueeze(0), self._initial_state(state, x, unbatched))
@@ -385,7 +390,7 @@ class ConvLSTMCell(Recurrence):
             return None
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise TypeError(f"state: got {described(state)}, expected two tensors (h_0, c_0)")
-        size = self._convolution.output_size(x.shape[2], x.shape[3])
+        size = self._convolution.output_size(*x.shape[2:])
         shape = (*(() if unbatched else x.shape[:1]), self.hidden_channels, *size)
         for name, value in zip(("h_0", "c_0"), state, strict=True):
             check_shape(name, value, shape)

@@ -104,12 +104,12 @@ def fused_conv_lstm(
         padding,
         output_peephole == "current",
         differentiable,
-        _kept_steps(x.shape[0], recompute) if differentiable else 0,
+        kept_steps(x.shape[0], recompute) if differentiable else 0,
     )
     return output, h_n, c_n
 
 
-def _kept_steps(steps: int, recompute: float) -> int:
+def kept_steps(steps: int, recompute: float) -> int:
     """Number of steps whose gates are kept, in whole numbers so that tracing can follow them."""
     if torch.compiler.is_exporting():
         return 0  # mostly exported for inference; and torch.export accepts no other for any steps

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import backends, functional
-from .arguments import Pair, described, whole, whole_pair
-from .geometry import InputConvolution, Padding
+from .arguments import Sizes, described, whole, whole_numbers
+from .geometry import InputConvolution, Padding, pixels
 from .reference import State
 
 PEEPHOLES = (None, "channel", "spatial")
@@ -25,17 +25,22 @@ class Recurrence(nn.Module):
 
     The arguments are those of :class:`memx_fast.ConvLSTM`, checked here; ``kernel`` is that of the
     convolution over the frames, which ``padding``, ``stride`` and ``dilation`` belong to.
+
+    Attributes:
+        axes: how many spatial axes a frame has: 1 for lines, 2 for images, 3 for volumes.
     """
+
+    axes = 2
 
     def __init__(
         self,
         input_channels: int,
-        kernel: Pair,
+        kernel: Sizes,
         padding: Padding,
-        stride: int | Pair,
-        dilation: int | Pair,
+        stride: int | Sizes,
+        dilation: int | Sizes,
         peephole: str | None,
-        spatial_size: int | Pair | None,
+        spatial_size: int | Sizes | None,
         output_peephole: str,
         forget_bias: float,
         backend: str,
@@ -48,7 +53,7 @@ class Recurrence(nn.Module):
         if (peephole == "spatial") != (spatial_size is not None):
             raise ValueError(
                 f"spatial_size: got {spatial_size!r} with peephole={peephole!r}, expected the "
-                'size of the frames, (height, width), with peephole="spatial" and only then'
+                'size of the frames with peephole="spatial" and only then'
             )
         if output_peephole not in functional.OUTPUT_PEEPHOLES:
             raise ValueError(
@@ -65,7 +70,9 @@ class Recurrence(nn.Module):
         self.dilation = dilation
         self.peephole = peephole
         self.spatial_size = (
-            None if spatial_size is None else whole_pair("spatial_size", spatial_size, 1)
+            None
+            if spatial_size is None
+            else whole_numbers("spatial_size", spatial_size, 1, self.axes)
         )
         self.output_peephole = output_peephole
         self.forget_bias = float(forget_bias)
@@ -99,17 +106,17 @@ class Recurrence(nn.Module):
         raise NotImplementedError
 
     def _add_recurrence(
-        self, suffix: str, input_channels: int, hidden: int, kernel: Pair, bias: bool
+        self, suffix: str, input_channels: int, hidden: int, kernel: Sizes, bias: bool
     ) -> None:
         """Register its parameters; those that the layer goes without are None."""
-        pixels: tuple[int, ...] = ()
+        size: Sizes = ()
         if self.spatial_size is not None:
-            pixels = self._convolution.output_size(*self.spatial_size)
+            size = self._convolution.output_size(*self.spatial_size)
         shapes: dict[str, tuple[int, ...] | None] = {
             "weight_ih": (4 * hidden, input_channels, *kernel),
             "weight_hh": (4 * hidden, hidden, *kernel),
             "bias": (4 * hidden,) if bias else None,
-            "weight_ch": (3, hidden, *pixels) if self.peephole else None,
+            "weight_ch": (3, hidden, *size) if self.peephole else None,
         }
         for name, shape in shapes.items():
             parameter = None if shape is None else nn.Parameter(torch.empty(shape, **self._factory))
@@ -153,28 +160,27 @@ class Recurrence(nn.Module):
         sizes = [size for index, size in enumerate(x.shape) if (x.dim(), index) != (dims[1], batch)]
         if x.dim() not in dims or 0 in sizes:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected {shapes}, only B may be 0")
-        if x.shape[-3] != self.input_channels:
+        channels, *frame = x.shape[-1 - self.axes :]
+        if channels != self.input_channels:
             raise ValueError(
-                f"x: got {x.shape[-3]} channels in shape {tuple(x.shape)}, "
+                f"x: got {channels} channels in shape {tuple(x.shape)}, "
                 f"expected {self.input_channels} = input_channels in {shapes}"
             )
-        height, width = x.shape[-2:]
-        if self.spatial_size is not None and (height, width) != self.spatial_size:
+        if self.spatial_size is not None and tuple(frame) != self.spatial_size:
             raise ValueError(
-                f"x: got frames of {height} x {width} pixels, "
-                f"expected {self.spatial_size[0]} x {self.spatial_size[1]} = spatial_size"
+                f"x: got frames of {pixels(frame)}, "
+                f"expected {' x '.join(map(str, self.spatial_size))} = spatial_size"
             )
 
-
-def odd_kernel(value: object) -> Pair:
-    """``kernel_size`` of a layer as rows and columns, both odd."""
-    kernel = whole_pair("kernel_size", value, 1)
-    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-        raise ValueError(
-            f"kernel_size: got {value!r}, expected odd sizes "
-            "(an even kernel would shift the hidden state at every step)"
-        )
-    return kernel
+    def _odd_kernel(self, value: object) -> Sizes:
+        """``kernel_size`` of a layer as one odd number an axis."""
+        kernel = whole_numbers("kernel_size", value, 1, self.axes)
+        if any(size % 2 == 0 for size in kernel):
+            raise ValueError(
+                f"kernel_size: got {value!r}, expected odd sizes "
+                "(an even kernel would shift the hidden state at every step)"
+            )
+        return kernel
 
 
 def repr_of_arguments(module: nn.Module, always: tuple[str, ...], **defaults: object) -> str:

@@ -1,6 +1,7 @@
 r"""The equations in plain PyTorch, and their derivative written out by hand: the oracle.
 
-With ``*`` a zero-padded 2-D convolution and ``o`` the product of elements, for t = 1..T::
+With ``*`` a zero-padded convolution over one, two or three spatial axes and ``o`` the product of
+elements, for t = 1..T::
 
     i_t = sigmoid(W_xi * X_t + W_hi * H_{t-1} + W_ci o C_{t-1} + b_i)      (1)
     f_t = sigmoid(W_xf * X_t + W_hf * H_{t-1} + W_cf o C_{t-1} + b_f)      (2)
@@ -14,11 +15,13 @@ With ``*`` a zero-padded 2-D convolution and ``o`` the product of elements, for 
 of the weights, the peepholes W_ci, W_cf, W_co in the order i, f, o.
 
 Convolutions run in the dtype of x; states of cells and gate arithmetic in float32 where that is a
-half type. Everything here is differentiable any number of times.
+half type. Everything here is differentiable any number of times. Shapes are written for images; of
+lines and volumes they have one axis less or more: ``(T, B, C, L)`` and ``(T, B, C, D, H, W)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,12 +29,43 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad as convolution_gradient
 
-from .arguments import Pair
+from .arguments import Sizes
 from .geometry import InputConvolution, Padding
 from .ops import accumulate_dtype
 
 State = tuple[Tensor, Tensor]
 """Hidden state H and cell state C, both ``(B, C, H, W)``."""
+
+
+class _Convolution(NamedTuple):
+    """What PyTorch has for one number of spatial axes."""
+
+    forward: Callable[..., Tensor]
+    grad_input: Callable[..., Tensor]
+    grad_weight: Callable[..., Tensor]
+    layout: torch.memory_format  # of the weight, with which the result is channels-last
+
+
+_CONVOLUTIONS = {
+    1: _Convolution(
+        F.conv1d,
+        convolution_gradient.conv1d_input,
+        convolution_gradient.conv1d_weight,
+        torch.contiguous_format,
+    ),
+    2: _Convolution(
+        F.conv2d,
+        convolution_gradient.conv2d_input,
+        convolution_gradient.conv2d_weight,
+        torch.channels_last,
+    ),
+    3: _Convolution(
+        F.conv3d,
+        convolution_gradient.conv3d_input,
+        convolution_gradient.conv3d_weight,
+        torch.channels_last_3d,
+    ),
+}
 
 
 class Gradients(NamedTuple):
@@ -68,8 +102,8 @@ def conv_lstm(
     *,
     output_peephole: str = "previous",
     padding: Padding = "same",
-    stride: int | Pair = 1,
-    dilation: int | Pair = 1,
+    stride: int | Sizes = 1,
+    dilation: int | Sizes = 1,
 ) -> tuple[Tensor, State]:
     """Run one ConvLSTM layer over a sequence: equations (1)-(5), step after step.
 
@@ -122,8 +156,8 @@ def conv_lstm_backward(
     *,
     output_peephole: str = "previous",
     padding: Padding = "same",
-    stride: int | Pair = 1,
-    dilation: int | Pair = 1,
+    stride: int | Sizes = 1,
+    dilation: int | Sizes = 1,
 ) -> Gradients:
     """Gradient of a scalar loss with respect to every argument of :func:`conv_lstm`, by hand.
 
@@ -160,6 +194,7 @@ def conv_lstm_backward(
         The gradients, of the shapes of the arguments.
     """
     sees_current = output_peephole == "current"
+    convolution = _convolution_of(weight_hh)
     gates_x, weight, peepholes, (hidden, cell) = _prepared(
         x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
     )
@@ -179,7 +214,7 @@ def conv_lstm_backward(
             steps[t], grad_hidden, grad_cell, peepholes, sees_current
         )
         grads_z.append(grad_z)
-        grad_hidden = convolution_gradient.conv2d_input(
+        grad_hidden = convolution.grad_input(
             hidden.shape, weight, grad_z.to(weight.dtype), padding=_same(weight)
         ).to(cell.dtype)
     grads_z.reverse()
@@ -187,7 +222,7 @@ def conv_lstm_backward(
     grad_x, grad_weight_ih = _input_gates_backward(
         grad_z.to(gates_x.dtype), x, weight_ih, padding, stride, dilation
     )
-    grad_weight_hh = convolution_gradient.conv2d_weight(
+    grad_weight_hh = convolution.grad_weight(
         torch.cat([step.previous_hidden for step in steps]),
         weight.shape,
         grad_z.flatten(0, 1).to(weight.dtype),
@@ -197,7 +232,7 @@ def conv_lstm_backward(
         x=grad_x,
         weight_ih=grad_weight_ih,
         weight_hh=grad_weight_hh.to(weight_hh.dtype),
-        bias=None if bias is None else grad_z.sum((0, 1, 3, 4)).to(bias.dtype),
+        bias=None if bias is None else grad_z.sum((0, 1, *_spatial(grad_z))).to(bias.dtype),
         weight_ch=None
         if weight_ch is None
         else _peephole_gradient(steps, grad_z, weight_ch, sees_current),
@@ -221,18 +256,24 @@ def input_gates(
         convolution: its geometry.
 
     Returns:
-        ``(T, B, 4C, H', W')`` in channels-last strides, and in the dtype of autocast where that is
-        on.
+        ``(T, B, 4C, H', W')``, of images and volumes in channels-last strides, and in the dtype of
+        autocast where that is on.
     """
-    gates = F.conv2d(
+    kind = _convolution_of(weight_ih)
+    gates = kind.forward(
         _padded(x.flatten(0, 1), convolution),
-        weight_ih.contiguous(memory_format=torch.channels_last),
+        weight_ih.contiguous(memory_format=kind.layout),
         bias,
         stride=convolution.stride,
         padding=convolution.before,
         dilation=convolution.dilation,
     )
     return gates.reshape(x.shape[0], x.shape[1], *gates.shape[1:])
+
+
+def recurrent_gates(hidden: Tensor, weight_hh: Tensor) -> Tensor:
+    """What the hidden state ``(B, C, H, W)`` adds to the four gates: ``W_h * H_{t-1}``."""
+    return _convolution_of(weight_hh).forward(hidden, weight_hh, padding=_same(weight_hh))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -251,8 +292,8 @@ def _prepared(
     weight_ch: Tensor | None,
     state: State | None,
     padding: Padding,
-    stride: int | Pair,
-    dilation: int | Pair,
+    stride: int | Sizes,
+    dilation: int | Sizes,
 ) -> tuple[Tensor, Tensor, Tensor | None, State]:
     """Input gates, recurrent weight, peepholes and states, each in the dtype it is computed in.
 
@@ -263,7 +304,7 @@ def _prepared(
     dtype = autocast_dtype(x) or x.dtype
     accumulate = accumulate_dtype(dtype)
     if weight_ih is None:
-        gates_x = x if bias is None else x + bias[:, None, None]
+        gates_x = x if bias is None else x + bias.reshape(-1, *_ones(weight_hh))
     else:
         convolution = InputConvolution.of(_kernel(weight_ih), padding, stride, dilation)
         gates_x = input_gates(x, weight_ih, bias, convolution)
@@ -275,7 +316,7 @@ def _prepared(
     if weight_ch is not None:
         weight_ch = weight_ch.to(dtype).to(accumulate)
         if weight_ch.dim() == 2:
-            weight_ch = weight_ch[:, :, None, None]
+            weight_ch = weight_ch.reshape(*weight_ch.shape, *_ones(weight_hh))
     return gates_x, weight_hh.to(dtype), weight_ch, (hidden.to(dtype), cell.to(accumulate))
 
 
@@ -288,7 +329,7 @@ def _forward_step(
     sees_current: bool,
 ) -> tuple[Tensor, _Step]:
     """Equations (1)-(5): the next hidden state, in the dtype of the gates, and what led to it."""
-    z = gates_x.to(cell.dtype) + F.conv2d(hidden, weight_hh, padding=_same(weight_hh))
+    z = gates_x.to(cell.dtype) + recurrent_gates(hidden, weight_hh)
     z_i, z_f, z_g, z_o = z.chunk(4, 1)
     if weight_ch is not None:
         z_i = z_i + weight_ch[0] * cell
@@ -332,21 +373,24 @@ def _input_gates_backward(
     x: Tensor,
     weight_ih: Tensor | None,
     padding: Padding,
-    stride: int | Pair,
-    dilation: int | Pair,
+    stride: int | Sizes,
+    dilation: int | Sizes,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and of weight_ih from those of the input gates."""
     if weight_ih is None:
         return grad_gates.to(x.dtype), None
+    kind = _convolution_of(weight_ih)
     convolution = InputConvolution.of(_kernel(weight_ih), padding, stride, dilation)
     frames = _padded(x.flatten(0, 1), convolution).to(grad_gates.dtype)
     grad_frames = grad_gates.flatten(0, 1)
     options = (convolution.stride, convolution.before, convolution.dilation)
-    grad_weight = convolution_gradient.conv2d_weight(frames, weight_ih.shape, grad_frames, *options)
-    grad_padded = convolution_gradient.conv2d_input(
+    grad_weight = kind.grad_weight(frames, weight_ih.shape, grad_frames, *options)
+    grad_padded = kind.grad_input(
         frames.shape, weight_ih.to(grad_gates.dtype), grad_frames, *options
     )
-    grad_x = grad_padded[..., : x.shape[3], : x.shape[4]].unflatten(0, x.shape[:2])
+    for axis, size in enumerate(x.shape[3:], start=2):
+        grad_padded = grad_padded.narrow(axis, 0, size)
+    grad_x = grad_padded.unflatten(0, x.shape[:2])
     return grad_x.to(x.dtype), grad_weight.to(weight_ih.dtype)
 
 
@@ -357,22 +401,38 @@ def _peephole_gradient(
     previous = torch.stack([step.previous_cell for step in steps])
     seen = torch.stack([step.cell for step in steps]) if sees_current else previous
     grad_i, grad_f, _, grad_o = grad_z.chunk(4, 2)
-    summed = (0, 1, 3, 4) if weight_ch.dim() == 2 else (0, 1)
+    summed = (0, 1, *_spatial(grad_z)) if weight_ch.dim() == 2 else (0, 1)
     products = (grad_i * previous, grad_f * previous, grad_o * seen)
     return torch.stack([product.sum(summed) for product in products]).to(weight_ch.dtype)
 
 
-def _kernel(weight: Tensor) -> Pair:
-    return weight.shape[2], weight.shape[3]
+def _convolution_of(weight: Tensor) -> _Convolution:
+    return _CONVOLUTIONS[weight.dim() - 2]
 
 
-def _same(weight: Tensor) -> Pair:
+def _kernel(weight: Tensor) -> Sizes:
+    return tuple(weight.shape[2:])
+
+
+def _same(weight: Tensor) -> Sizes:
     """Padding with which an odd kernel keeps the size."""
-    return weight.shape[2] // 2, weight.shape[3] // 2
+    return tuple(size // 2 for size in weight.shape[2:])
+
+
+def _ones(weight: Tensor) -> Sizes:
+    """1 for every spatial axis: the shape of what all pixels share."""
+    return (1,) * (weight.dim() - 2)
+
+
+def _spatial(gates: Tensor) -> Sizes:
+    """The spatial axes of (T, B, 4C, H, W)."""
+    return tuple(range(3, gates.dim()))
 
 
 def _padded(frames: Tensor, convolution: InputConvolution) -> Tensor:
-    """Frames with what ``after`` has more than ``before``: ``conv2d`` pads both sides alike."""
-    rows = convolution.after[0] - convolution.before[0]
-    columns = convolution.after[1] - convolution.before[1]
-    return F.pad(frames, (0, columns, 0, rows)) if rows or columns else frames
+    """Frames with what ``after`` has more than ``before``: convolutions pad both sides alike."""
+    more = [
+        after - before for before, after in zip(convolution.before, convolution.after, strict=True)
+    ]
+    # F.pad counts axes from the last.
+    return F.pad(frames, [n for size in reversed(more) for n in (0, size)]) if any(more) else frames

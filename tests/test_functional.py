@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from memx_fast import functional
-from memx_fast.geometry import InputConvolution, Padding, Pair
+from memx_fast.geometry import InputConvolution, Padding, Sizes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,15 +25,15 @@ Arguments = dict[str, Tensor | None]
 class Geometry:
     """An input convolution over FRAME; no kernel: ready-made gates."""
 
-    kernel: Pair | None
+    kernel: Sizes | None
     padding: Padding = "same"
-    stride: int | Pair = 1
-    dilation: int | Pair = 1
+    stride: int | Sizes = 1
+    dilation: int | Sizes = 1
 
     def options(self) -> dict[str, Padding]:
         return {"padding": self.padding, "stride": self.stride, "dilation": self.dilation}
 
-    def size(self) -> Pair:
+    def size(self) -> Sizes:
         """Of the states."""
         return InputConvolution.of(self.kernel or (1, 1), **self.options()).output_size(*FRAME)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memx_fast import reference
-from memx_fast.geometry import InputConvolution, Padding, Pair
+from memx_fast.geometry import InputConvolution, Padding, Sizes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,12 +26,12 @@ Arguments = dict[str, Tensor | None]
 class Geometry:
     """An input convolution over FRAME, with what it has to come to; no kernel: ready-made gates."""
 
-    kernel: Pair | None
-    before: Pair  # zeros above and left of the frame
-    size: Pair  # of the states
+    kernel: Sizes | None
+    before: Sizes  # zeros above and left of the frame
+    size: Sizes  # of the states
     padding: Padding = "same"
-    stride: int | Pair = 1
-    dilation: int | Pair = 1
+    stride: int | Sizes = 1
+    dilation: int | Sizes = 1
 
     def options(self) -> dict[str, Padding]:
         return {"padding": self.padding, "stride": self.stride, "dilation": self.dilation}
@@ -64,7 +64,7 @@ def drawn(
     peephole: str | None = "spatial",
     states: bool = True,
     bias: bool = True,
-    recurrent_kernel: Pair = (3, 1),
+    recurrent_kernel: Sizes = (3, 1),
 ) -> Arguments:
     """Float64 arguments of a tiny layer."""
     generator = torch.Generator().manual_seed(0)
@@ -128,7 +128,7 @@ def assert_close(found: Tensor, exact: Tensor, name: str = "") -> None:
 
 
 def weighted_sum(
-    image: list, weight: list, pixel: Pair, before: Pair, stride: Pair, dilation: Pair
+    image: list, weight: list, pixel: Sizes, before: Sizes, stride: Sizes, dilation: Sizes
 ) -> float:
     """One output of a zero-padded convolution, over lists (channels, rows, columns)."""
     total = 0.0
@@ -146,7 +146,7 @@ def by_hand(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Equations (1)-(5) on Python numbers, pixel after pixel."""
 
-    def pair(value: int | Pair) -> Pair:
+    def pair(value: int | Sizes) -> Sizes:
         return (value, value) if isinstance(value, int) else value
 
     def sigmoid(z: float) -> float:

@@ -1,0 +1,139 @@
+"""The fused operator over lines, images and volumes: how each becomes images, which it takes.
+
+A line is an image of one row. A volume is none, to a convolution; but to the gates, which look at
+one pixel at a time, it is an image of D x H rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .geometry import InputConvolution
+
+_ONE_PIXEL = InputConvolution.of((1, 1), "same")
+"""Geometry of ready-made input gates: that of a kernel of one pixel."""
+
+
+class Arguments(NamedTuple):
+    """The tensors of :func:`memx_fast.functional.conv_lstm`, which has their shapes."""
+
+    x: Tensor
+    weight_ih: Tensor | None
+    weight_hh: Tensor
+    bias: Tensor | None
+    weight_ch: Tensor | None
+    h_0: Tensor | None
+    c_0: Tensor | None
+
+
+Results = tuple[Tensor, Tensor, Tensor]
+"""output, h_n, c_n."""
+
+
+def conv_lstm(
+    arguments: Arguments, convolution: InputConvolution, *, output_peephole: str, recompute: float
+) -> Results:
+    """Run one layer over a sequence of lines, images or volumes; everything is taken to be valid.
+
+    Equivalent to :func:`memx_fast.reference.conv_lstm`, with ``convolution`` for its padding,
+    stride and dilation. The other arguments and the results are those of
+    :func:`memx_fast.functional.conv_lstm`.
+    """
+    over = {1: _over_lines, 2: _over_images, 3: _over_volumes}[len(convolution.kernel)]
+    return over(arguments, convolution, output_peephole, recompute)
+
+
+def _over_lines(
+    arguments: Arguments, convolution: InputConvolution, output_peephole: str, recompute: float
+) -> Results:
+    """Views of lines as images of one row, and of the results as lines again."""
+    x, weight_ih, weight_hh, bias, *others = arguments
+    images = Arguments(
+        _row(x),
+        None if weight_ih is None else _row(weight_ih),
+        _row(weight_hh),
+        bias,
+        *(None if part is None else _row(part) for part in others),
+    )
+    row = InputConvolution(
+        kernel=(1, *convolution.kernel),
+        before=(0, *convolution.before),
+        after=(0, *convolution.after),
+        stride=(1, *convolution.stride),
+        dilation=(1, *convolution.dilation),
+    )
+    output, h_n, c_n = _over_images(images, row, output_peephole, recompute)
+    return output.squeeze(-2), h_n.squeeze(-2), c_n.squeeze(-2)
+
+
+def _row(part: Tensor) -> Tensor:
+    """A tensor over lines as one over images of one row; peepholes of channels have no pixels."""
+    return part if part.dim() < 3 else part.unsqueeze(-2)
+
+
+def _over_images(
+    arguments: Arguments, convolution: InputConvolution, output_peephole: str, recompute: float
+) -> Results:
+    if not convolution.is_dense:
+        arguments, convolution = _with_input_gates(arguments, convolution), _ONE_PIXEL
+    return ops.fused_conv_lstm(
+        *arguments,
+        padding=(convolution.before[0], convolution.before[1]),
+        output_peephole=output_peephole,
+        recompute=recompute,
+    )
+
+
+def _over_volumes(
+    arguments: Arguments, convolution: InputConvolution, output_peephole: str, recompute: float
+) -> Results:
+    """PyTorch's convolutions, and one call of the operator a step for all that is left."""
+    if arguments.weight_ih is not None:
+        arguments = _with_input_gates(arguments, convolution)
+    gates_x, _, weight_hh, bias, weight_ch, *state = arguments
+    dtype = reference.autocast_dtype(gates_x) or gates_x.dtype
+    gates_x, weight_hh = gates_x.to(dtype), weight_hh.to(dtype)
+    peepholes = None if weight_ch is None else _as_image(weight_ch)
+    # Without a hidden state the operator's own convolution is left out, whatever its weight.
+    no_weight = weight_hh.new_zeros((*weight_hh.shape[:2], 1, 1))
+    steps, volume = gates_x.shape[0], gates_x.shape[3:]
+    recomputed = steps - ops.kept_steps(steps, recompute)
+    hidden, cell = state
+    output = []
+    for t in range(steps):
+        gates = gates_x[t]
+        if hidden is not None:
+            gates = gates + reference.recurrent_gates(hidden.to(dtype), weight_hh)
+        _, hidden, cell = ops.fused_conv_lstm(
+            _as_image(gates).unsqueeze(0),
+            None,
+            no_weight,
+            bias,
+            peepholes,
+            None,
+            None if cell is None else _as_image(cell),
+            output_peephole=output_peephole,
+            recompute=1.0 if t < recomputed else 0.0,
+        )
+        hidden, cell = hidden.unflatten(2, volume[:2]), cell.unflatten(2, volume[:2])
+        output.append(hidden)
+    assert hidden is not None  # there is a step
+    assert cell is not None
+    return torch.stack(output), hidden, cell
+
+
+def _as_image(part: Tensor) -> Tensor:
+    """(B, C, D, H, W) as (B, C, D H, W); peepholes of channels have no pixels."""
+    return part if part.dim() < 5 else part.flatten(2, 3)
+
+
+def _with_input_gates(arguments: Arguments, convolution: InputConvolution) -> Arguments:
+    """The arguments of a layer over the input gates, which PyTorch's convolution makes of x."""
+    x, weight_ih, _, bias, *_ = arguments
+    assert weight_ih is not None
+    gates = reference.input_gates(x, weight_ih, bias, convolution)
+    return arguments._replace(x=gates, weight_ih=None, bias=None)
