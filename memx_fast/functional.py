@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import backends, fused, ops, reference
+from . import backends, fused, onnx, ops, reference
 from .arguments import Sizes, described, share_or_flag
 from .geometry import InputConvolution, Padding
 from .reference import State
@@ -18,6 +20,13 @@ AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 """Names of the spatial axes of lines, images and volumes, as shapes in messages have them."""
 
 _KERNELS = {1: "k", 2: "kh, kw", 3: "kd, kh, kw"}
+
+_SCAN = "scan"
+_EQUATIONS: dict[str, Callable[..., tuple[Tensor, State]]] = {
+    "reference": reference.conv_lstm,
+    _SCAN: onnx.conv_lstm,
+}
+"""What runs on plain PyTorch: with a loop in Python, and with one that exporters keep."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """What the layer computes in."""
@@ -74,7 +83,8 @@ def conv_lstm(
         backend: ``"auto"`` for the fastest engine on the device of x, or the name of one:
             :func:`memx_fast.backends.available` lists them. Only ``"reference"`` can be
             differentiated twice. Under ``torch.func`` and in forward-mode differentiation
-            ``"auto"`` is the reference.
+            ``"auto"`` is the reference. ``torch.onnx.export`` makes one Scan of it, and of
+            ``"reference"`` as many copies as there are steps.
 
     Returns:
         ``output`` of shape ``(T, B, C, H', W')``, the hidden state of every step, and
@@ -97,8 +107,9 @@ def conv_lstm(
     _check_states(x, weight_hh, weight_ch, state, convolution)
 
     h_0, c_0 = (None, None) if state is None else state
-    if _engine(backend, x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0) == "reference":
-        return reference.conv_lstm(
+    engine = _engine(backend, x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
+    if engine in _EQUATIONS:
+        return _EQUATIONS[engine](
             x,
             weight_ih,
             weight_hh,
@@ -122,6 +133,9 @@ def conv_lstm(
 def _engine(backend: str, x: Tensor, *others: Tensor | None) -> str:
     """Name of the engine, which is the reference where only plain PyTorch knows what to do."""
     engine: str = backends.resolve(backend, x.device)
+    if torch.onnx.is_in_onnx_export():
+        # The older exporter traces, and unrolls every loop.
+        return "reference" if backend == "reference" or torch.jit.is_tracing() else _SCAN
     if engine == "reference" or x.shape[1] == 0:
         return "reference"
     if not _is_transformed(x, *others):

@@ -129,13 +129,13 @@ def conv_lstm(
 
     Under autocast, single-precision arguments are cast to its dtype first, except ``c_0``.
     """
-    gates_x, weight_hh, weight_ch, state = _prepared(
+    gates_x, weight_hh, weight_ch, state = prepared(
         x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
     )
     hidden, cell = state
     output = []
     for gates_t in gates_x:
-        hidden, step = _forward_step(
+        hidden, step = forward_step(
             gates_t, hidden, cell, weight_hh, weight_ch, output_peephole == "current"
         )
         cell = step.cell
@@ -195,12 +195,12 @@ def conv_lstm_backward(
     """
     sees_current = output_peephole == "current"
     convolution = _convolution_of(weight_hh)
-    gates_x, weight, peepholes, (hidden, cell) = _prepared(
+    gates_x, weight, peepholes, (hidden, cell) = prepared(
         x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
     )
     steps = []
     for gates_t in gates_x:
-        hidden, step = _forward_step(gates_t, hidden, cell, weight, peepholes, sees_current)
+        hidden, step = forward_step(gates_t, hidden, cell, weight, peepholes, sees_current)
         cell = step.cell
         steps.append(step)
 
@@ -284,7 +284,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-def _prepared(
+def prepared(
     x: Tensor,
     weight_ih: Tensor | None,
     weight_hh: Tensor,
@@ -320,7 +320,7 @@ def _prepared(
     return gates_x, weight_hh.to(dtype), weight_ch, (hidden.to(dtype), cell.to(accumulate))
 
 
-def _forward_step(
+def forward_step(
     gates_x: Tensor,
     hidden: Tensor,
     cell: Tensor,

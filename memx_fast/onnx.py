@@ -1,0 +1,55 @@
+"""The layer as ONNX has it: one Scan over the steps, for any number of them.
+
+``torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=...)`` is all that is needed: while it
+traces, :func:`memx_fast.conv_lstm` runs the one of this module in place of a fused engine.
+With ``backend="reference"`` the steps are unrolled instead, and their number is fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from . import reference
+from .reference import State
+
+
+def conv_lstm(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    state: State | None,
+    *,
+    output_peephole: str,
+    **geometry: Any,
+) -> tuple[Tensor, State]:
+    """Run one layer over a sequence, with a loop that tracing keeps as such.
+
+    Equivalent to :func:`memx_fast.reference.conv_lstm`, whose arguments these are.
+    """
+    from torch._higher_order_ops import scan  # still private in PyTorch, and needed here alone
+
+    gates_x, weight_hh, weight_ch, (hidden, cell) = reference.prepared(
+        x, weight_ih, weight_hh, bias, weight_ch, state, **geometry
+    )
+    # ONNX has no gradients, and a scan that has to have them cannot be exported.
+    gates_x, weight_hh, hidden, cell = (
+        part.detach() for part in (gates_x, weight_hh, hidden, cell)
+    )
+    if weight_ch is not None:
+        # An axis of 1 would count as one of any size.
+        weight_ch = weight_ch.detach().expand(-1, -1, *gates_x.shape[3:])
+
+    def step(state: State, gates_t: Tensor) -> tuple[State, Tensor]:
+        hidden, cell = state
+        hidden, now = reference.forward_step(
+            gates_t, hidden, cell, weight_hh, weight_ch, output_peephole == "current"
+        )
+        # What is carried on and what is collected must not be one tensor.
+        return (hidden, now.cell), hidden.clone()
+
+    state, output = scan(step, (hidden, cell), gates_x)
+    return output, state
