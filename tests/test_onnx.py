@@ -102,6 +102,17 @@ def test_unrolled(tmp_path: Path) -> None:
     assert_same(run(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_unrolled_by_the_older_exporter(tmp_path: Path) -> None:
+    """dynamo=False traces, and so gets one copy a step whatever the backend."""
+    layer, path = ConvLSTM(2, 3).eval(), tmp_path / "layer.onnx"
+    x = frames(3, 2, 2, 5, 6)
+    torch.onnx.export(layer, (x,), path, dynamo=False, input_names=["x"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = [torch.from_numpy(result) for result in session.run(None, {"x": x.numpy()})]
+    assert_same(found, layer(x))
+
+
 def test_cell(tmp_path: Path) -> None:
     """One step, whose states the caller carries over."""
     cell = ConvLSTMCell(2, 3)
