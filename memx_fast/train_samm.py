@@ -22,6 +22,7 @@ import torch
 import memx_fast
 from memx_fast import backends
 from memx_fast.samm import cache, dataset, folds, synthetic
+from memx_fast.samm.checkpoints import Card
 from memx_fast.samm.labels import TASKS, taking_part
 from memx_fast.samm.progress import bar
 from memx_fast.samm.report import FoldResult, Report
@@ -85,14 +86,14 @@ def _train(options: argparse.Namespace) -> None:
         outcome = run.outcome(number)
         if outcome is None:
             trainer = _trainer(options, clips, fold, recipe, number)
-            outcome = _train_fold(run, trainer, number, options)
+            outcome = _train_fold(run, trainer, number, options, _card(options, settings))
         results.append(FoldResult(fold, outcome))
 
     report = Report(task, labels, results)
     facts = {
         "data": "built-in" if options.data is None else str(options.data.resolve()),
         "settings": settings,
-        "versions": {"memx_fast": memx_fast.__version__, "torch": torch.__version__},
+        "versions": _versions(),
         "backend": backends.resolve(options.backend, torch.device(options.device)),
         "parameters": _trainer(options, clips, split[0], recipe, 1).network.parameter_counts(),
         "defects": [str(defect) for defect in found.defects],
@@ -100,7 +101,7 @@ def _train(options: argparse.Namespace) -> None:
     }
     run.write_report(report, facts)
     print(f"\n{report.text()}\n\nwritten to {run.folder}: report.txt, report.json, confusion.png,")
-    print("curves.png, and for every fold its outcome (.json) and weights (.pt)")
+    print("curves.png, and for every fold its outcome (.json) and weights (.safetensors)")
 
 
 def _prepare_machine(options: argparse.Namespace) -> None:
@@ -207,7 +208,26 @@ def _introduce(
         )
 
 
-def _train_fold(run: Run, trainer: Trainer, number: int, options: argparse.Namespace) -> Outcome:
+def _versions() -> dict[str, str]:
+    return {"memx_fast": memx_fast.__version__, "torch": torch.__version__}
+
+
+def _card(options: argparse.Namespace, settings: dict[str, Any]) -> Card:
+    return Card(
+        method="convlstm",
+        classes=list(TASKS[options.classes].classes),
+        size=options.size,
+        frames=options.frames,
+        channels=options.channels,
+        crop=options.crop,
+        settings=settings,
+        versions=_versions(),
+    )
+
+
+def _train_fold(
+    run: Run, trainer: Trainer, number: int, options: argparse.Namespace, card: Card
+) -> Outcome:
     """Train one fold from where it was left to its end."""
     run.resume(number, trainer)
     steps = trainer.steps_an_epoch
@@ -225,7 +245,7 @@ def _train_fold(run: Run, trainer: Trainer, number: int, options: argparse.Names
                 loss=f"{epoch.training_loss:.3f}",
                 validation_uar=f"{100 * epoch.validation_uar:.0f}%",
             )
-    return run.finish(number, trainer)
+    return run.finish(number, trainer, card)
 
 
 def _predictions(

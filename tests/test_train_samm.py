@@ -11,10 +11,11 @@ import openpyxl
 import pytest
 
 from memx_fast import train_samm
-from memx_fast.samm import report, runs
+from memx_fast.samm import checkpoints, report, runs
 from memx_fast.samm.annotations import find_workbook
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.labels import TASKS
+from memx_fast.samm.network import ShallowConvLSTM
 from memx_fast.samm.report import FoldResult, Report
 from memx_fast.samm.synthetic import MARKER
 from memx_fast.samm.training import Epoch, Outcome, Trainer
@@ -67,7 +68,8 @@ def test_from_data_to_report(
         assert line in " ".join(screen.split()), line
     files = contents(out)
     assert set(files) == {
-        *("settings.json", "fold-1.json", "fold-1.pt", "fold-2.json", "fold-2.pt"),
+        *("settings.json", "fold-1.json", "fold-1.safetensors", "fold-1.card.json"),
+        *("fold-2.json", "fold-2.safetensors", "fold-2.card.json"),
         *("report.json", "report.txt", "confusion.png", "curves.png"),
     }
     assert files["report.txt"].decode().strip() in screen
@@ -83,6 +85,13 @@ def test_from_data_to_report(
     assert found["majority_class"]["uar"] == pytest.approx(1 / 3)
     assert len(found["defects"]) == 2
     assert found["settings"]["seed"] == 0
+
+    weights, card = checkpoints.read(out / "fold-2.safetensors")
+    ShallowConvLSTM(3, 12).load_state_dict(weights)
+    assert card.classes == ["Positive", "Negative", "Surprise"]
+    assert (card.method, card.size, card.frames, card.channels) == ("convlstm", 12, 3, 1)
+    assert card.settings == found["settings"]
+    assert card.versions == found["versions"]
 
     assert train(cache, "--out", out) == 0
     assert contents(out) == files

@@ -6,12 +6,13 @@ The data half reads the SAMM release, or the built-in data set drawn in the same
 (the built-in data).
 
 The learning half is ``labels`` (tasks), ``folds``, ``augmentation``, ``network``, ``training`` (one
-fold), ``metrics``, ``report``, ``plots``, and ``runs`` (what is kept of a run, and how it goes on).
+fold), ``metrics``, ``report``, ``plots``, and ``runs`` (what is kept of a run, and how it goes on)
+and ``checkpoints`` (weights and states on disk).
 """
 
 import importlib.util
 
-_NEEDED = ("cv2", "matplotlib", "openpyxl", "sklearn", "tqdm")
+_NEEDED = ("cv2", "matplotlib", "openpyxl", "safetensors", "sklearn", "tqdm")
 
 _missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 if _missing:

@@ -2,7 +2,9 @@
 
 settings.json                what decides the outcome; a folder holds one run, never two
 fold-1.checkpoint            while fold 1 is trained: all that is needed to go on
-fold-1.json, fold-1.pt       when it is done: its outcome, and the weights that were kept
+fold-1.json                  when it is done: its outcome,
+fold-1.safetensors           the weights that were kept,
+fold-1.card.json             and what they are
 report.json, report.txt, confusion.png, curves.png
 """
 
@@ -15,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memx_fast.samm import plots
+from memx_fast.samm import checkpoints, plots
+from memx_fast.samm.checkpoints import Card
 from memx_fast.samm.files import replacing
 from memx_fast.samm.report import Report
-from memx_fast.samm.training import Epoch, Outcome, Trainer, write_tensors
+from memx_fast.samm.training import Epoch, Outcome, Trainer
 
 
 class Run:
@@ -76,10 +79,11 @@ class Run:
         """Keep what has been trained so far of a fold."""
         trainer.save(self._path(number, "checkpoint"))
 
-    def finish(self, number: int, trainer: Trainer) -> Outcome:
-        """Judge a trained fold, and keep its outcome and its weights."""
+    def finish(self, number: int, trainer: Trainer, card: Card) -> Outcome:
+        """Judge a trained fold, and keep its outcome and its weights with their card."""
         outcome = trainer.outcome()
-        write_tensors(self._path(number, "pt"), trainer.network.state_dict())
+        weights = self._path(number, "safetensors")
+        checkpoints.write(weights, trainer.network.state_dict(), card)
         _write_text(self._path(number, "json"), _as_text(asdict(outcome)))
         self._path(number, "checkpoint").unlink(missing_ok=True)
         return outcome

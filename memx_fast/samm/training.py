@@ -10,7 +10,6 @@ and goes on from its checkpoint therefore ends with the very numbers of an unint
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from memx_fast.samm import checkpoints
 from memx_fast.samm.augmentation import alter, balanced_epoch
-from memx_fast.samm.files import replacing
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.labels import Integers
 from memx_fast.samm.metrics import score
@@ -238,14 +237,22 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write all that :meth:`load` needs to go on, in place of what is there."""
-        state = {
-            "network": self.network.state_dict(),
-            "best": self._best,
-            "optimizer": self._optimizer.state_dict(),
+        optimizer = self._optimizer.state_dict()
+        tensors = {
+            **{f"network.{name}": value for name, value in self.network.state_dict().items()},
+            **{f"best.{name}": value for name, value in self._best.items()},
+            **{
+                f"optimizer.{index}.{name}": value
+                for index, state in optimizer["state"].items()
+                for name, value in state.items()
+            },
+        }
+        values = {
+            "optimizer": optimizer["param_groups"],
             "schedule": self._schedule.state_dict(),
             "history": [asdict(epoch) for epoch in self.history],
         }
-        write_tensors(path, state)
+        checkpoints.write_state(path, tensors, values)
 
     def load(self, path: Path) -> None:
         """Go on from what :meth:`save` has written for the same clips, fold, recipe and seed.
@@ -254,12 +261,20 @@ class Trainer:
             ValueError: the file is damaged.
         """
         try:
-            state = torch.load(path, map_location=self._device, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self._best = state["best"]
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._schedule.load_state_dict(state["schedule"])
-            self.history = [Epoch(**fields) for fields in state["history"]]
+            tensors, values = checkpoints.read_state(path)
+            parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+            for name, value in tensors.items():
+                part, _, key = name.partition(".")
+                parts[part][key] = value
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in parts["optimizer"].items():
+                index, _, key = name.partition(".")
+                moments.setdefault(int(index), {})[key] = value
+            self.network.load_state_dict(parts["network"])
+            self._best = parts["best"]
+            self._optimizer.load_state_dict({"state": moments, "param_groups": values["optimizer"]})
+            self._schedule.load_state_dict(values["schedule"])
+            self.history = [Epoch(**fields) for fields in values["history"]]
         except Exception as error:
             raise ValueError(
                 f"checkpoint: {path} is damaged; delete it to train this fold anew"
@@ -296,15 +311,6 @@ class Trainer:
         parts = np.split(indices, range(_EVALUATION_BATCH, len(indices), _EVALUATION_BATCH))
         logits = [self.network(self._clips.batch(part)[0].to(self._device)).cpu() for part in parts]
         return torch.cat(logits)
-
-
-def write_tensors(path: Path, tensors: Any) -> None:
-    """Write what torch.save can hold, in place of what is there."""
-    # By way of memory: torch.save hides what is wrong with a disk.
-    content = io.BytesIO()
-    torch.save(tensors, content)
-    with replacing(path) as file:
-        file.write(content.getbuffer())
 
 
 def seconds_a_step(trainer: Trainer, clips: Clips, batch: int) -> float:
