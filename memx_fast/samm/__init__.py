@@ -3,7 +3,7 @@
 The data half reads the SAMM release, or the built-in data set drawn in the same format:
 ``annotations`` (the workbook), ``sampling`` (which frames of a clip), ``frames`` (image files),
 ``faces`` (where to crop), ``dataset`` (all of it in one call), ``cache`` (done once), ``synthetic``
-(the built-in data).
+(the built-in data). ``flow_images`` reads folders of ready optical flow instead.
 
 The learning half is ``labels`` (tasks), ``folds``, ``augmentation``, ``network``, ``training`` (one
 fold), ``metrics``, ``report``, ``plots``, and ``runs`` (what is kept of a run, and how it goes on)
