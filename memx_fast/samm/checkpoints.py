@@ -126,7 +126,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            # By get_tensor alone would a tensor share the mapped file, which may be replaced.
+            # Copies: what get_tensor returns is the mapped file itself, and changes with it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"checkpoint: {path} is no whole safetensors file: {error}") from error
