@@ -32,7 +32,7 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        rounds: at least this many rounds; each calls every contender once.
+        rounds: at least this many rounds; each times every contender once.
         seconds: more rounds follow until this time is used up.
         preparation: seconds that building, compiling and the first pass of a contender may take.
     """
@@ -144,7 +144,11 @@ def prepare(
 def time_rounds(
     runners: list[tuple[Entry, Runner]], work: str, effort: Effort, device: str = "cpu"
 ) -> None:
-    """Fill in the times, round by round; every runner has made its passes once before."""
+    """Fill in the times, round by round.
+
+    A pass that is not timed goes before each that is: whoever comes after another contender finds
+    caches filled and memory taken by that one, which no training loop does.
+    """
     if not runners:
         return
     gc.collect()
@@ -155,6 +159,7 @@ def time_rounds(
         while done < effort.rounds or time.perf_counter() - begin < effort.seconds:
             first = done % len(runners)
             for entry, runner in runners[first:] + runners[:first]:
+                call(runner, work, device)
                 entry.times.append(call(runner, work, device))
             done += 1
     finally:

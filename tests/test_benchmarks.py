@@ -137,12 +137,12 @@ def test_contenders_of_another_device_stay_away() -> None:
 
 
 def test_rounds_take_turns() -> None:
-    """Each round calls everyone once and starts with another contender."""
+    """Each round calls everyone twice, timing the second, and starts with another contender."""
     calls: list[str] = []
     entries = [Entry(Contender(name, "", NotingRunner)) for name in "abc"]
     runners = [(entry, NotingRunner(entry.contender.name, calls)) for entry in entries]
     contest.time_rounds(runners, "forward", BRIEF)
-    assert calls == list("abcbcacab")
+    assert calls == list("aabbccbbccaaccaabb")
     assert [len(entry.times) for entry in entries] == [3, 3, 3]
 
 
