@@ -167,3 +167,35 @@ def test_scores_of_a_known_table() -> None:
     assert found.uf1 == pytest.approx((first + second) / 2)
     assert found.weighted_f1 == pytest.approx(0.4 * first + 0.6 * second)
     assert metrics.confusion(truth, predicted, 2).tolist() == [[3, 1], [4, 2]]
+
+
+def test_a_held_out_subject_is_validated_by_others() -> None:
+    """Leave one subject out: a fifth of the other people validates, not a single one."""
+    labels, subjects = labels_and_subjects(3)
+    split = folds.split(labels, subjects, protocol="loso")
+    assert len(split) == 28
+    for fold in split:
+        assert len(set(subjects[fold.test])) == 1
+        assert len(set(subjects[fold.validation])) >= 3
+        assert not set(subjects[fold.validation]) & set(subjects[fold.training])
+
+
+def test_paper_like_folds() -> None:
+    """The clips tested also decide when to stop; copies make the classes even; nobody is trained
+    and tested on, and each clip is tested as itself exactly once.
+    """
+    labels, subjects = labels_and_subjects(3)
+    clean, leaking = (
+        folds.split(labels, subjects, protocol=protocol) for protocol in ("folds", "paper-like")
+    )
+    for honest, fold in zip(clean, leaking, strict=True):
+        assert np.array_equal(fold.validation, fold.test)
+        assert set(fold.test) == set(honest.test)
+        assert sorted(fold.test[: len(honest.test)]) == sorted(honest.test)
+        assert not set(subjects[fold.test]) & set(subjects[fold.training])
+        assert len(fold.training) + len(honest.test) == len(labels)
+        counts = np.bincount(labels[fold.test])
+        assert len(set(counts)) == 1
+        assert counts[0] == np.bincount(labels[honest.test]).max()
+    with pytest.raises(ValueError, match="protocol: got 'holdout', expected one of folds, loso"):
+        folds.split(labels, subjects, protocol="holdout")

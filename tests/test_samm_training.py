@@ -9,20 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from memx_fast import reference
-from memx_fast.samm.folds import Fold
+from memx_fast.samm.methods.convlstm import Settings, ShallowConvLSTMMethod
 from memx_fast.samm.network import ShallowConvLSTM
-from memx_fast.samm.training import Clips, Epoch, Recipe, Trainer
+from memx_fast.samm.training import Epoch, Examples, Trainer
 
 SIZE, FRAMES = 10, 3
-RECIPE = Recipe(epochs=3, batch=4, learning_rate=1e-2)
-FOLD = Fold(
-    training=np.arange(0, 12),
-    validation=np.arange(12, 18),
-    test=np.arange(18, 24),
-)
+SETTINGS = Settings(epochs=3, batch=4, learning_rate=1e-2, size=SIZE, frames=FRAMES)
 
 
-def drifting_spots() -> Clips:
+def drifting_spots() -> Examples:
     """24 clips of a bright spot that moves left (0) or right (1), from anywhere."""
     random = np.random.default_rng(0)
     labels = np.tile([0, 1], 12)
@@ -32,16 +27,26 @@ def drifting_spots() -> Clips:
         for step in range(FRAMES):
             at = column + (step if label else -step)
             clip[step, 0, row : row + 2, at : at + 2] = 250
-    return Clips(torch.from_numpy(frames), labels, classes=2)
+    return Examples(torch.from_numpy(frames), labels)
 
 
 CLIPS = drifting_spots()
+TRAINING, VALIDATION, TEST = (
+    CLIPS.part(np.arange(*bounds)) for bounds in ((0, 12), (12, 18), (18, 24))
+)
 
 
-def trained(
-    clips: Clips = CLIPS, epochs: int = 2, recipe: Recipe = RECIPE, **options: int
+def untrained(
+    settings: Settings = SETTINGS,
+    training: Examples = TRAINING,
+    validation: Examples = VALIDATION,
+    seed: tuple[int, ...] = (0, 0),
 ) -> Trainer:
-    trainer = Trainer(clips, FOLD, recipe, **options)
+    return ShallowConvLSTMMethod(2, settings).trainer(training, validation, seed=seed)
+
+
+def trained(epochs: int = 2, *arguments: object, **options: object) -> Trainer:
+    trainer = untrained(*arguments, **options)
     for _ in range(epochs):
         trainer.run_epoch()
     return trainer
@@ -98,22 +103,20 @@ def test_network_against_its_parts(padding: str, peephole: str | None, pool_stri
 
 def test_motion_is_learnt() -> None:
     """Which way a spot moves cannot be seen in any single frame, and is known in the end."""
-    trainer = Trainer(CLIPS, FOLD, replace(RECIPE, epochs=25))
-    while not trainer.finished:
-        trainer.run_epoch()
-    outcome = trainer.outcome()
-    predicted = np.argmax(outcome.probabilities, axis=1)
-    assert (predicted == CLIPS.labels[FOLD.test]).mean() >= 5 / 6
-    assert trainer.history[-1].training_loss < 0.5 * trainer.history[0].training_loss
-    np.testing.assert_allclose(np.sum(outcome.probabilities, axis=1), 1, rtol=1e-5)
+    method = ShallowConvLSTMMethod(2, replace(SETTINGS, epochs=25))
+    history = method.fit(TRAINING, VALIDATION).history
+    probabilities = method.predict(TEST.features).numpy()
+    assert (probabilities.argmax(1) == TEST.labels).mean() >= 5 / 6
+    assert history[-1].training_loss < 0.5 * history[0].training_loss
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
 
 def test_training_repeats_itself() -> None:
     """The same seed and fold give bitwise the same weights; another of either gives others."""
-    first = trained(seed=1, number=2)
-    assert same_weights(first, trained(seed=1, number=2))
-    assert not same_weights(first, trained(seed=2, number=2))
-    assert not same_weights(first, trained(seed=1, number=3))
+    first = trained(seed=(1, 2))
+    assert same_weights(first, trained(seed=(1, 2)))
+    assert not same_weights(first, trained(seed=(2, 2)))
+    assert not same_weights(first, trained(seed=(1, 3)))
 
 
 def test_going_on_from_a_checkpoint(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_going_on_from_a_checkpoint(tmp_path: Path) -> None:
     whole = trained(epochs=3)
     path = tmp_path / "checkpoint"
     for _ in range(3):
-        piece = Trainer(CLIPS, FOLD, RECIPE)
+        piece = untrained()
         if path.exists():
             piece.load(path)
         piece.run_epoch()
@@ -129,7 +132,9 @@ def test_going_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert piece.finished
     assert curve(piece) == curve(whole)
     assert same_weights(piece, whole)
-    assert piece.outcome().probabilities == whole.outcome().probabilities
+    for trainer in (piece, whole):
+        trainer.keep_best()
+    assert same_weights(piece, whole)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -139,21 +144,14 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     trained(epochs=1).save(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"checkpoint: .*fold-1.checkpoint is damaged; delete it"):
-        Trainer(CLIPS, FOLD, RECIPE).load(path)
+        untrained().load(path)
 
 
-@pytest.mark.parametrize("part", ["validation", "test"])
-def test_nothing_is_learnt_from_other_parts(part: str) -> None:
-    """Noise in place of the validation or test clips leaves the trained weights as they were."""
-    frames = CLIPS.frames.clone()
-    indices = getattr(FOLD, part)
-    frames[indices] = torch.randint(0, 256, frames[indices].shape, dtype=torch.uint8)
-    labels = CLIPS.labels.copy()
-    labels[indices] = 1 - labels[indices]
-    plain, noisy = trained(), trained(Clips(frames, labels, 2))
-    assert same_weights(plain, noisy)
-    if part == "test":
-        assert curve(plain) == curve(noisy)
+def test_nothing_is_learnt_from_validation() -> None:
+    """Noise in place of the validation clips leaves the trained weights as they were."""
+    noise = torch.randint(0, 256, VALIDATION.features.shape, dtype=torch.uint8)
+    noisy = trained(validation=Examples(noise, 1 - VALIDATION.labels))
+    assert same_weights(trained(), noisy)
 
 
 def epochs_with(*recalls: float) -> list[Epoch]:
@@ -164,7 +162,7 @@ def epochs_with(*recalls: float) -> list[Epoch]:
 
 def test_when_training_stops() -> None:
     """After the last epoch, or `patience` epochs that were not as good as the best."""
-    trainer = Trainer(CLIPS, FOLD, Recipe(epochs=6, patience=2))
+    trainer = untrained(replace(SETTINGS, epochs=6, patience=2))
     assert (trainer.best_epoch, trainer.finished) == (0, False)
     for recalls, best, finished in (
         ((0.5,), 1, False),
@@ -185,7 +183,7 @@ def test_the_best_weights_are_kept() -> None:
     trainer.history[0] = replace(trainer.history[0], validation_uar=2.0)
     trainer.run_epoch()
     assert not torch.equal(next(iter(trainer.network.parameters())), best[0])
-    trainer.outcome()
+    trainer.keep_best()
     for kept, parameter in zip(best, trainer.network.parameters(), strict=True):
         assert torch.equal(kept, parameter)
 
@@ -194,15 +192,14 @@ def test_learning_rate_is_halved_on_a_plateau(monkeypatch: pytest.MonkeyPatch) -
     """When more than `plateau` epochs in a row had no lower validation loss."""
     losses = iter([1.0, 0.9, 0.9, 0.9, 0.95, 0.9, 0.8])
     monkeypatch.setattr(Trainer, "_validate", lambda trainer: (next(losses), 0.5))
-    trainer = trained(epochs=7, recipe=replace(RECIPE, learning_rate=0.1, plateau=1))
+    trainer = trained(7, replace(SETTINGS, learning_rate=0.1, plateau=1))
     rates = [epoch.learning_rate for epoch in trainer.history]
     assert rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025])
 
 
 def test_steps_an_epoch() -> None:
     """As many as batches are shown: both classes at the size of the larger one."""
-    fold = replace(FOLD, training=np.array([0, 2, 4, 6, 8, 1, 3]))
-    trainer = Trainer(CLIPS, fold, replace(RECIPE, batch=4))
+    trainer = untrained(training=CLIPS.part(np.array([0, 2, 4, 6, 8, 1, 3])))
     steps: list[None] = []
     trainer.run_epoch(lambda: steps.append(None))
     assert len(steps) == trainer.steps_an_epoch == 3
@@ -217,9 +214,10 @@ def test_steps_an_epoch() -> None:
         ({"learning_rate": 0.0}, "learning_rate: got 0.0, expected from 0 to 1"),
         ({"learning_rate": float("nan")}, "learning_rate: got nan"),
         ({"learning_rate": float("inf")}, "learning_rate: got inf"),
+        ({"padding": "full"}, "padding: got 'full', expected 'valid' or 'same'"),
     ],
 )
-def test_wrong_recipes_are_refused(wrong: dict[str, float], message: str) -> None:
+def test_wrong_settings_are_refused(wrong: dict[str, float], message: str) -> None:
     """Before anything is trained."""
     with pytest.raises(ValueError, match=message):
-        Recipe(**wrong)
+        Settings(**wrong)

@@ -13,12 +13,13 @@ import pytest
 from memx_fast import train_samm
 from memx_fast.samm import checkpoints, report, runs
 from memx_fast.samm.annotations import find_workbook
+from memx_fast.samm.files import replacing
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.network import ShallowConvLSTM
-from memx_fast.samm.report import FoldResult, Report
+from memx_fast.samm.report import FoldResult, Outcome, Report
 from memx_fast.samm.synthetic import MARKER
-from memx_fast.samm.training import Epoch, Outcome, Trainer
+from memx_fast.samm.training import Epoch, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +214,8 @@ def test_wrong_options_are_explained(
         (("--threads", "0"), "threads: got 0"),
         (("--device", "cuda:99"), "device: got cuda:99"),
         (("--learning-rate", "inf"), "learning_rate: got inf"),
+        (("--set", "magic=1"), "magic: convlstm has no such setting; its settings are: epochs"),
+        (("--set", "epochs"), "set: got 'epochs', expected NAME=VALUE"),
         (("--out", cache / "built-in-120x96-motion-1" / MARKER / "run"), "Not a directory"),
     ):
         assert train(cache, "--out", tmp_path / "run", *options) == 1, options
@@ -289,19 +292,17 @@ def test_published_figures_fit_the_tasks() -> None:
     assert report.PUBLISHED[7][0].f1 is None
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up while a checkpoint is written costs nothing that was there."""
-    run = runs.Run(tmp_path / "run", {"seed": 0})
-    path = tmp_path / "run" / "fold-1.checkpoint"
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """A disk that fills up while a file is written costs nothing that was there."""
+    path = tmp_path / "fold-1.checkpoint"
     path.write_bytes(b"earlier")
 
-    class Failing:
-        def save(self, path: Path) -> None:
-            with runs.replacing(path) as file:
-                file.write(b"half of")
-                raise OSError("no space left on device")
+    def write_half() -> None:
+        with replacing(path) as file:
+            file.write(b"half of")
+            raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        run.keep(1, Failing())
+        write_half()
     assert path.read_bytes() == b"earlier"
-    assert len(list(path.parent.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == [path]

@@ -5,9 +5,11 @@ The data half reads the SAMM release, or the built-in data set drawn in the same
 ``faces`` (where to crop), ``dataset`` (all of it in one call), ``cache`` (done once), ``synthetic``
 (the built-in data). ``flow_images`` reads folders of ready optical flow instead.
 
-The learning half is ``labels`` (tasks), ``folds``, ``augmentation``, ``network``, ``training`` (one
-fold), ``metrics``, ``report``, ``plots``, and ``runs`` (what is kept of a run, and how it goes on)
-and ``checkpoints`` (weights and states on disk).
+The learning half is ``labels`` (tasks), ``folds``, ``study`` (clips and folds, the same for every
+method), ``augmentation``, ``flow`` (optical flow and strain), ``methods`` (all of them, behind one
+interface), ``network`` and ``vgg``, ``training`` (of a network on one fold), ``metrics``,
+``report``, ``plots``, ``runs`` (what is kept of a run, and how it goes on), ``checkpoints``
+(weights and states on disk), and ``command`` (what the commands have in common).
 """
 
 import importlib.util

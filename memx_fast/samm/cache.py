@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from memx_fast.samm.files import replacing
 
-Array = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

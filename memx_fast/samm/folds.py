@@ -15,12 +15,26 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from memx_fast.samm.labels import Integers
 
+PROTOCOLS = ("folds", "loso", "paper-like")
+"""How clips can be dealt out.
+
+- ``folds``: five, say, without a subject in two of them.
+- ``loso``: every subject is a fold of its own.
+- ``paper-like``: what the tables of the paper imply, to show what that does to the figures:
+  training stops where the *test* clips are recognised best, and copies of the smaller classes,
+  altered as for training, make the test clips of a fold as balanced as they can be.
+"""
+
 _ATTEMPTS = 30
+_INNER = 5
 
 
 @dataclass(frozen=True)
 class Fold:
     """Indices of clips; no subject is in two of the parts.
+
+    Under the paper-like protocol, ``validation`` and ``test`` are the same, and an index that is
+    there before stands for an altered copy of the clip.
 
     Attributes:
         training: what the network learns from.
@@ -34,23 +48,33 @@ class Fold:
 
 
 def split(
-    labels: Integers, subjects: npt.NDArray[np.str_], count: int = 5, seed: int = 0
+    labels: Integers,
+    subjects: npt.NDArray[np.str_],
+    count: int = 5,
+    seed: int = 0,
+    protocol: str = "folds",
 ) -> list[Fold]:
     """Deal all clips out to ``count`` folds, each the test part once.
 
-    What is not in the test part is dealt out again in the same way, and one of the parts becomes
-    the validation part.
+    What is not in the test part is dealt out again in the same way, to at most five, and one of
+    the parts becomes the validation part.
 
     Args:
         labels: class of every clip, (N,).
         subjects: who is in it, (N,).
-        count: number of folds, at least 2.
+        count: number of folds, at least 2; of no meaning for ``"loso"``.
         seed: which splits are tried.
+        protocol: one of :data:`PROTOCOLS`.
 
     Raises:
-        ValueError: there are fewer subjects than folds, or only two, or ``seed`` is below 0.
+        ValueError: there are fewer subjects than folds, or only two, or ``seed`` is below 0, or
+            there is no such protocol.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
     people = len(np.unique(subjects))
+    if protocol == "loso":
+        count = people
     if not 2 <= count <= people or people < 3:
         raise ValueError(f"folds: got {count} for {people} subjects, expected from 2 to {people}")
     if seed < 0:
@@ -58,11 +82,22 @@ def split(
     folds = []
     for number, test in enumerate(_deal(labels, subjects, count, seed)):
         rest = np.setdiff1d(np.arange(len(labels)), test)
+        if protocol == "paper-like":
+            balanced = np.concatenate([test, _copies(labels, test)])
+            folds.append(Fold(rest, balanced, balanced))
+            continue
         people = len(np.unique(subjects[rest]))
-        inner = _deal(labels[rest], subjects[rest], min(count, people), seed)
+        inner = _deal(labels[rest], subjects[rest], min(count, people, _INNER), seed)
         validation = rest[inner[number % len(inner)]]
         folds.append(Fold(np.setdiff1d(rest, validation), validation, test))
     return folds
+
+
+def _copies(labels: Integers, clips: Integers) -> Integers:
+    """Clips of the smaller classes, in turn, as many as make all classes equally large."""
+    members = [clips[labels[clips] == label] for label in np.unique(labels[clips])]
+    largest = max(map(len, members))
+    return np.concatenate([np.resize(indices, largest)[len(indices) :] for indices in members])
 
 
 def _deal(

@@ -7,7 +7,7 @@ its training clips: without it no accuracy on SAMM can be read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.labels import Integers, Task
 from memx_fast.samm.metrics import Scores, confusion, score
-from memx_fast.samm.training import Outcome
+from memx_fast.samm.training import Epoch
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,31 @@ PUBLISHED: dict[int, tuple[Published, ...]] = {
     7: (Published("shallow ConvLSTM (the paper)", 72.64, None, "presumably UAR, as the others"),),
 }
 """The tables of the paper by the number of classes, and what its figures really are."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of one fold.
+
+    Attributes:
+        history: all epochs; empty for a method without any.
+        best_epoch: number of the one whose weights are kept; 0 without epochs.
+        probabilities: of the classes, for every test clip, (N, classes).
+        chosen: what the method decided on the validation clips, by name.
+    """
+
+    history: list[Epoch]
+    best_epoch: int
+    probabilities: list[list[float]]
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """What was decided on the validation clips, for a line of a table."""
+        chosen = [f"{name} {value:g}" for name, value in self.chosen.items()]
+        if self.history:
+            chosen.append(f"best of {len(self.history)} epochs: {self.best_epoch}")
+        return ", ".join(chosen)
 
 
 @dataclass(frozen=True)
@@ -126,8 +151,8 @@ class Report:
     def _scores_table(self) -> str:
         lines = [f"{'':28}{'clips':>6}{'accuracy':>10}{'UAR':>8}{'UF1':>8}{'weighted F1':>13}"]
         for number, result in enumerate(self.results, start=1):
-            epochs = f"best of {len(result.outcome.history)} epochs: {result.outcome.best_epoch}"
-            lines.append(_scores_line(f"fold {number}", self._fold_scores(result)) + f"   {epochs}")
+            line = _scores_line(f"fold {number}", self._fold_scores(result))
+            lines.append(f"{line}   {result.outcome.summary}".rstrip())
             lines.append(_scores_line("  majority class", self._fold_majority(result)))
         lines.append(_scores_line("all folds pooled", self.pooled))
         lines.append(_scores_line("  majority class", self.majority))

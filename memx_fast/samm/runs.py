@@ -5,7 +5,7 @@ fold-1.checkpoint            while fold 1 is trained: all that is needed to go o
 fold-1.json                  when it is done: its outcome,
 fold-1.safetensors           the weights that were kept,
 fold-1.card.json             and what they are
-report.json, report.txt, confusion.png, curves.png
+report.json, report.txt, confusion.png, and for methods that learn in epochs curves.png
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from typing import Any
 from memx_fast.samm import checkpoints, plots
 from memx_fast.samm.checkpoints import Card
 from memx_fast.samm.files import replacing
-from memx_fast.samm.report import Report
-from memx_fast.samm.training import Epoch, Outcome, Trainer
+from memx_fast.samm.methods.interface import Method, Progress
+from memx_fast.samm.report import Outcome, Report
+from memx_fast.samm.study import Study
+from memx_fast.samm.training import Epoch
 
 
 class Run:
@@ -50,7 +52,7 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
             raise ValueError(f"out: {folder} exists and is no run; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(record, _as_text(settings))
+        write_text(record, as_text(settings))
 
     def outcome(self, number: int) -> Outcome | None:
         """What came out of a fold, or None if it is not done. Folds count from 1.
@@ -69,31 +71,33 @@ class Run:
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged; {remedy}") from error
 
-    def resume(self, number: int, trainer: Trainer) -> None:
-        """Bring a trainer to where the fold was left, if it was begun."""
+    def train(
+        self, number: int, study: Study, method: Method, card: Card, progress: Progress
+    ) -> Outcome:
+        """Fit a method to one fold, from where that was left; judge it, and keep what came out."""
         checkpoint = self._path(number, "checkpoint")
-        if checkpoint.is_file():
-            trainer.load(checkpoint)
-
-    def keep(self, number: int, trainer: Trainer) -> None:
-        """Keep what has been trained so far of a fold."""
-        trainer.save(self._path(number, "checkpoint"))
-
-    def finish(self, number: int, trainer: Trainer, card: Card) -> Outcome:
-        """Judge a trained fold, and keep its outcome and its weights with their card."""
-        outcome = trainer.outcome()
-        weights = self._path(number, "safetensors")
-        checkpoints.write(weights, trainer.network.state_dict(), card)
-        _write_text(self._path(number, "json"), _as_text(asdict(outcome)))
-        self._path(number, "checkpoint").unlink(missing_ok=True)
+        training, validation, test = study.parts(method, number)
+        fit = method.fit(
+            training,
+            validation,
+            seed=(study.protocol.seed, number),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        probabilities = method.predict(test.features).tolist()
+        outcome = Outcome(fit.history, fit.best_epoch, probabilities, fit.chosen)
+        checkpoints.write(self._path(number, "safetensors"), method.state(), card)
+        write_text(self._path(number, "json"), as_text(asdict(outcome)))
+        checkpoint.unlink(missing_ok=True)
         return outcome
 
     def write_report(self, report: Report, facts: Mapping[str, Any]) -> None:
         """Write the report as text, as JSON with ``facts`` about the run, and as pictures."""
-        _write_text(self.folder / "report.txt", report.text() + "\n")
-        _write_text(self.folder / "report.json", _as_text({**facts, **report.as_json()}))
+        write_text(self.folder / "report.txt", report.text() + "\n")
+        write_text(self.folder / "report.json", as_text({**facts, **report.as_json()}))
         plots.draw_confusion(report, self.folder / "confusion.png")
-        plots.draw_curves(report, self.folder / "curves.png")
+        if any(result.outcome.history for result in report.results):
+            plots.draw_curves(report, self.folder / "curves.png")
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"fold-{number}.{suffix}"
@@ -101,7 +105,7 @@ class Run:
 
 def short_name(settings: Mapping[str, Any]) -> str:
     """Eight letters that differ for different settings."""
-    return hashlib.sha256(_as_text(settings).encode()).hexdigest()[:8]
+    return hashlib.sha256(as_text(settings).encode()).hexdigest()[:8]
 
 
 def _is_foreign(path: Path) -> bool:
@@ -119,10 +123,12 @@ def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     return found
 
 
-def _as_text(values: Mapping[str, Any]) -> str:
+def as_text(values: Mapping[str, Any]) -> str:
+    """JSON for people."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode())

@@ -1,11 +1,12 @@
-"""One fold: epochs over balanced batches until validation gets no better, then the test.
+"""One fold: epochs over balanced batches until validation gets no better.
 
 The weights that are kept are those with the highest recall on the validation clips, the mean over
 classes. Their loss would be the worse judge: of two dozen clips of people never seen, a few that
 are mistaken for sure outweigh all others.
 
-Every epoch draws its random numbers from (seed, fold, epoch) alone. Training that was interrupted
-and goes on from its checkpoint therefore ends with the very numbers of an uninterrupted one.
+Every epoch draws its random numbers from the seed and its own number alone. Training that was
+interrupted and goes on from its checkpoint therefore ends with the very numbers of an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -15,32 +16,27 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from memx_fast.samm import checkpoints
-from memx_fast.samm.augmentation import alter, balanced_epoch
-from memx_fast.samm.folds import Fold
+from memx_fast.samm.augmentation import balanced_epoch
 from memx_fast.samm.labels import Integers
 from memx_fast.samm.metrics import score
-from memx_fast.samm.network import ShallowConvLSTM
 
 _EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the network is made and trained. The defaults are the paper's, where it gives one.
+class Schedule:
+    """How long and how fast a network learns. The defaults are the paper's, where it gives one.
 
     Attributes:
-        padding: of the ConvLSTM's convolution over the frames, ``"valid"`` or ``"same"``.
-        peephole: of the ConvLSTM: None, ``"channel"`` or ``"spatial"``.
-        output_peephole: the cell state its output gate sees, ``"previous"`` or ``"current"``.
-        pool_stride: of the pooling after it.
         epochs: at most so many.
         batch: clips a step.
         learning_rate: of Adam, at the start.
@@ -48,10 +44,6 @@ class Recipe:
         patience: epochs without as good a validation recall after which training ends.
     """
 
-    padding: Literal["valid", "same"] = "valid"
-    peephole: str | None = None
-    output_peephole: str = "previous"
-    pool_stride: int = 1
     epochs: int = 50
     batch: int = 16
     learning_rate: float = 1e-4
@@ -59,32 +51,45 @@ class Recipe:
     patience: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("pool_stride", "epochs", "batch", "plateau", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        for name in ("epochs", "batch", "plateau", "patience"):
+            check_count(name, getattr(self, name))
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected from 0 to 1")
 
 
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+
+
 @dataclass(frozen=True)
-class Clips:
-    """What the network sees.
+class Examples:
+    """What is learnt from, or judged by.
 
     Attributes:
-        frames: uint8 (N, T, C, H, W).
-        labels: classes, (N,).
-        classes: number of classes.
+        features: one entry a clip, (N, ...); bytes stand for 0 to 1.
+        labels: their classes, (N,).
     """
 
-    frames: Tensor
+    features: Tensor
     labels: Integers
-    classes: int
 
-    def batch(self, indices: Integers) -> tuple[Tensor, Tensor]:
-        """Frames in [0, 1] and labels of some clips."""
-        frames = self.frames[torch.from_numpy(indices)].float() / 255
-        return frames, torch.from_numpy(self.labels[indices])
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, indices: Integers) -> Examples:
+        """Some of them, in that order."""
+        return Examples(self.features[torch.from_numpy(indices)], self.labels[indices])
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Features as numbers, and labels."""
+        return as_numbers(self.features), torch.from_numpy(self.labels)
+
+
+def as_numbers(features: Tensor) -> Tensor:
+    """Bytes become 0 to 1; everything else is a number already."""
+    return features.float() / 255 if features.dtype == torch.uint8 else features
 
 
 @dataclass(frozen=True)
@@ -108,64 +113,48 @@ class Epoch:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came out of one fold.
-
-    Attributes:
-        history: all epochs.
-        best_epoch: number of the one whose weights are kept.
-        probabilities: of the classes, for every test clip, (N, classes).
-    """
-
-    history: list[Epoch]
-    best_epoch: int
-    probabilities: list[list[float]]
+Alteration = Callable[[Tensor, np.random.Generator], Tensor]
+"""Makes a copy of one example that shows the same class."""
 
 
 class Trainer:
-    """Training of one fold, as far as it has come.
+    """Training of one network, as far as it has come.
 
     Args:
-        clips: all clips.
-        fold: which of them are for what.
-        recipe: how to train.
-        seed: start of all random numbers.
-        number: of the fold; different folds draw different numbers.
+        build: makes the network; it takes features (B, ...) and gives logits (B, classes).
+        training: what it learns from.
+        validation: what decides when it stops, and how fast it learns.
+        schedule: how to train.
+        alter: applied to the copies that make the classes even.
+        seed: start of all random numbers; other numbers in it give others.
         device: where to compute.
-        backend: engine of the ConvLSTM.
+        shards: share every batch among the processes of ``torch.distributed``.
     """
 
     def __init__(
         self,
-        clips: Clips,
-        fold: Fold,
-        recipe: Recipe,
+        build: Callable[[], nn.Module],
+        training: Examples,
+        validation: Examples,
+        schedule: Schedule,
         *,
-        seed: int = 0,
-        number: int = 0,
+        alter: Alteration = lambda example, random: example,
+        seed: tuple[int, ...] = (0,),
         device: str | torch.device = "cpu",
-        backend: str = "auto",
+        shards: bool = False,
     ) -> None:
-        self._clips = clips
-        self._fold = fold
-        self._recipe = recipe
-        self._seed = (seed, number)
+        self._training = training
+        self._validation = validation
+        self._plan = schedule
+        self._alter = alter
+        self._seed = seed
         self._device = torch.device(device)
         self._seed_everything(0)
-        self.network = ShallowConvLSTM(
-            clips.classes,
-            clips.frames.shape[-1],
-            clips.frames.shape[2],
-            padding=recipe.padding,
-            peephole=recipe.peephole,
-            output_peephole=recipe.output_peephole,
-            pool_stride=recipe.pool_stride,
-            backend=backend,
-        ).to(self._device)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), recipe.learning_rate)
+        self.network = build().to(self._device)
+        self._learner = DistributedDataParallel(self.network) if shards else self.network
+        self._optimizer = torch.optim.Adam(self.network.parameters(), schedule.learning_rate)
         self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self._optimizer, factor=0.5, patience=recipe.plateau, threshold=0.0
+            self._optimizer, factor=0.5, patience=schedule.plateau, threshold=0.0
         )
         self._best: dict[str, Tensor] = {}
         self.history: list[Epoch] = []
@@ -173,8 +162,8 @@ class Trainer:
     @property
     def steps_an_epoch(self) -> int:
         """Number of batches."""
-        counts = np.bincount(self._clips.labels[self._fold.training])
-        return math.ceil(int(counts.max()) * int(np.count_nonzero(counts)) / self._recipe.batch)
+        counts = np.bincount(self._training.labels)
+        return math.ceil(int(counts.max()) * int(np.count_nonzero(counts)) / self._plan.batch)
 
     @property
     def best_epoch(self) -> int:
@@ -188,9 +177,9 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all epochs are done, or the last ones brought nothing."""
         done = len(self.history)
-        return done >= self._recipe.epochs or done - self.best_epoch >= self._recipe.patience
+        return done >= self._plan.epochs or done - self.best_epoch >= self._plan.patience
 
-    def run_epoch(self, after_step: Callable[[], Any] = lambda: None) -> Epoch:
+    def run_epoch(self, after_step: Callable[[], object] = lambda: None) -> Epoch:
         """Train for one epoch and validate; ``after_step`` is called after every batch."""
         started = time.perf_counter()
         number = len(self.history) + 1
@@ -198,8 +187,8 @@ class Trainer:
         random = self._seed_everything(number)
         losses, shown = 0.0, 0
         self.network.train()
-        for frames, labels in self._batches(random):
-            loss = self.step(frames, labels)
+        for features, labels in self._batches(random):
+            loss = self.step(features, labels)
             losses += loss * len(labels)
             shown += len(labels)
             after_step()
@@ -220,20 +209,26 @@ class Trainer:
             }
         return epoch
 
-    def step(self, frames: Tensor, labels: Tensor) -> float:
+    def step(self, features: Tensor, labels: Tensor) -> float:
         """Learn from one batch; returns its mean loss."""
-        logits = self.network(frames.to(self._device))
-        loss = F.cross_entropy(logits, labels.to(self._device))
+        weights = torch.full((len(labels),), 1 / len(labels))
+        if self._learner is not self.network:
+            features, labels, weights = _shard(features, labels, weights)
+        logits = self._learner(features.to(self._device))
+        losses = F.cross_entropy(logits, labels.to(self._device), reduction="none")
+        loss = losses @ weights.to(self._device)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
+        if self._learner is not self.network:
+            loss = loss.detach()
+            torch.distributed.all_reduce(loss)
+            loss /= torch.distributed.get_world_size()
         return loss.item()
 
-    def outcome(self) -> Outcome:
-        """Give the network its best weights, and the test clips to it."""
+    def keep_best(self) -> None:
+        """Give the network the weights of its best epoch."""
         self.network.load_state_dict(self._best)
-        probabilities = self._logits(self._fold.test).softmax(1)
-        return Outcome(self.history, self.best_epoch, probabilities.tolist())
 
     def save(self, path: Path) -> None:
         """Write all that :meth:`load` needs to go on, in place of what is there."""
@@ -255,7 +250,7 @@ class Trainer:
         checkpoints.write_state(path, tensors, values)
 
     def load(self, path: Path) -> None:
-        """Go on from what :meth:`save` has written for the same clips, fold, recipe and seed.
+        """Go on from what :meth:`save` has written for the same examples, schedule and seed.
 
         Raises:
             ValueError: the file is damaged.
@@ -287,37 +282,46 @@ class Trainer:
         return random
 
     def _batches(self, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        training, size = self._fold.training, self._recipe.batch
-        epoch = balanced_epoch(self._clips.labels[training], random)
+        size = self._plan.batch
+        epoch = balanced_epoch(self._training.labels, random)
         for start in range(0, len(epoch.clips), size):
             part = slice(start, start + size)
-            frames, labels = self._clips.batch(training[epoch.clips[part]])
+            features, labels = self._training.part(epoch.clips[part]).tensors()
             for index in np.flatnonzero(epoch.altered[part]):
-                frames[index] = alter(frames[index], random)
-            yield frames, labels
+                features[index] = self._alter(features[index], random)
+            yield features, labels
 
     def _validate(self) -> tuple[float, float]:
         """Loss, every class counting the same, and unweighted average recall."""
-        logits = self._logits(self._fold.validation)
-        truth = self._clips.labels[self._fold.validation]
+        logits = evaluate(self.network, self._validation.features, self._device)
+        truth = self._validation.labels
         losses = F.cross_entropy(logits, torch.from_numpy(truth), reduction="none").numpy()
         loss = np.mean([losses[truth == label].mean() for label in np.unique(truth)])
         return float(loss), score(truth, logits.argmax(1).numpy()).uar
 
-    @torch.no_grad()
-    def _logits(self, indices: Integers) -> Tensor:
-        """(N, classes), on the CPU."""
-        self.network.eval()
-        parts = np.split(indices, range(_EVALUATION_BATCH, len(indices), _EVALUATION_BATCH))
-        logits = [self.network(self._clips.batch(part)[0].to(self._device)).cpu() for part in parts]
-        return torch.cat(logits)
+
+def _shard(features: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's share of a batch; gradients that are averaged then add up to the batch's."""
+    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if rank < len(labels):
+        mine = slice(rank, None, processes)
+        return features[mine], labels[mine], weights[mine] * processes
+    return features[:1], labels[:1], torch.zeros(1)  # all of them have to take part in every step
 
 
-def seconds_a_step(trainer: Trainer, clips: Clips, batch: int) -> float:
+@torch.no_grad()
+def evaluate(network: nn.Module, features: Tensor, device: torch.device) -> Tensor:
+    """Logits (N, classes), on the CPU, of features (N, ...)."""
+    network.eval()
+    parts = features.split(_EVALUATION_BATCH)
+    return torch.cat([network(as_numbers(part).to(device)).cpu() for part in parts])
+
+
+def seconds_a_step(trainer: Trainer, examples: Examples, batch: int) -> float:
     """Time of one training step, measured; the trainer is of no use afterwards."""
-    frames, labels = clips.batch(np.arange(min(batch, len(clips.labels))))
-    trainer.step(frames, labels)
+    features, labels = examples.part(np.arange(min(batch, len(examples)))).tensors()
+    trainer.step(features, labels)
     started = time.perf_counter()
     for _ in range(2):
-        trainer.step(frames, labels)
+        trainer.step(features, labels)
     return (time.perf_counter() - started) / 2

@@ -1,0 +1,210 @@
+"""One task on one data set under one protocol: the same clips and folds for every method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memx_fast.samm import augmentation, dataset, folds, synthetic
+from memx_fast.samm.annotations import Clip, Defect
+from memx_fast.samm.folds import Fold
+from memx_fast.samm.labels import TASKS, Integers, Task, taking_part
+from memx_fast.samm.methods.interface import Input, Method
+from memx_fast.samm.sampling import sample
+from memx_fast.samm.training import Examples
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where clips come from; everything but ``cache_dir`` and ``progress`` decides what they are.
+
+    Attributes:
+        root: folder of the SAMM release, or None for the built-in data.
+        cache_dir: where decoded frames and the built-in data are kept.
+        workbook: the annotations, if not found in ``root``.
+        crop: cut the face out, or resize the whole frame.
+        strict: refuse data with any defect.
+        motion: of the built-in data: strength of the movement.
+        frame_size: of the built-in data: width and height of its frames, pixels.
+        progress: show bars.
+    """
+
+    root: Path | None
+    cache_dir: Path
+    workbook: Path | None = None
+    crop: bool = True
+    strict: bool = False
+    motion: float = 1.0
+    frame_size: tuple[int, int] = (340, 272)
+    progress: bool = True
+
+    @property
+    def name(self) -> str:
+        """For the names of folders."""
+        return "built-in" if self.root is None else self.root.resolve().name
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        if self.root is None:
+            return f"built-in drawn faces, motion {self.motion:g}"
+        return str(self.root.resolve())
+
+    def folder(self) -> Path:
+        """Where the data is; the built-in one is drawn first, if need be."""
+        if self.root is not None:
+            return self.root
+        width, height = self.frame_size
+        root = self.cache_dir / f"built-in-{width}x{height}-motion-{self.motion:g}"
+        synthetic.generate(
+            root, frame_size=self.frame_size, motion=self.motion, progress=self.progress
+        )
+        return root
+
+    def load(self, wanted: Input) -> dataset.ClipSet:
+        """All clips, their frames as a method wants them."""
+        return dataset.load(
+            self.folder(),
+            size=wanted.size,
+            frames=wanted.frames,
+            channels=wanted.channels,
+            crop=self.crop,
+            strict=self.strict,
+            workbook=self.workbook,
+            cache_dir=self.cache_dir,
+            progress=self.progress,
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How clips are dealt out, and what is decided on which of them.
+
+    Attributes:
+        kind: one of :data:`memx_fast.samm.folds.PROTOCOLS`.
+        count: number of folds; leave-one-subject-out has as many as subjects instead.
+        seed: start of all random numbers.
+    """
+
+    kind: str = "folds"
+    count: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """Clips, labels and folds, the same for every method.
+
+    Attributes:
+        task: the classes.
+        protocol: how the folds were made.
+        clips: annotations of the clips that take part, N.
+        labels: their classes, (N,).
+        subjects: who is in them, (N,).
+        split: the folds.
+        frames: what the methods see, uint8 (N, T, C, H, W), by the input they want.
+        defects: everything found wrong with the data.
+    """
+
+    task: Task
+    protocol: Protocol
+    clips: list[Clip]
+    labels: Integers
+    subjects: np.ndarray
+    split: list[Fold]
+    frames: dict[Input, Tensor]
+    defects: list[Defect]
+    _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
+
+    def apexes(self, wanted: Input) -> Integers:
+        """Index of the apex among the frames of each clip, (N,)."""
+        numbers = [
+            sample(clip.onset, clip.apex, clip.offset, wanted.frames).index(clip.apex)
+            for clip in self.clips
+        ]
+        return np.array(numbers, dtype=np.int64)
+
+    def features(self, method: Method) -> Tensor:
+        """What a method computes from each clip, (N, ...); computed once."""
+        if method not in self._features:
+            wanted = method.input
+            self._features[method] = method.features(self.frames[wanted], self.apexes(wanted))
+        return self._features[method]
+
+    def parts(self, method: Method, number: int) -> tuple[Examples, Examples, Examples]:
+        """What a method learns from, decides by, and is judged by in a fold; folds count from 1."""
+        fold = self.split[number - 1]
+        training, validation = (
+            self._examples(method, part, number) for part in (fold.training, fold.validation)
+        )
+        if fold.test is fold.validation:
+            return training, validation, validation
+        return training, validation, self._examples(method, fold.test, number)
+
+    def digest(self, wanted: Input) -> str:
+        """Changes whenever a clip, its label, or the part it plays in a fold does."""
+        digest = hashlib.sha256(self.frames[wanted].numpy().tobytes())
+        parts = [[part.tolist() for part in astuple(fold)] for fold in self.split]
+        names = [clip.name for clip in self.clips]
+        digest.update(json.dumps([names, self.labels.tolist(), parts]).encode())
+        return digest.hexdigest()
+
+    def _examples(self, method: Method, indices: Integers, number: int) -> Examples:
+        """Clips by their indices; each that is there before is an altered copy."""
+        features = self.features(method)[torch.from_numpy(indices)]
+        copies = np.setdiff1d(np.arange(len(indices)), np.unique(indices, return_index=True)[1])
+        if len(copies):
+            wanted = method.input
+            altered = self._altered(wanted, indices[copies], number)
+            own = method.features(altered, self.apexes(wanted)[indices[copies]])
+            features = features.index_copy(0, torch.from_numpy(copies), own)
+        return Examples(features, self.labels[indices])
+
+    def _altered(self, wanted: Input, indices: Integers, number: int) -> Tensor:
+        """Frames as augmentation alters them, the same ones whenever asked for."""
+        random = np.random.default_rng([self.protocol.seed, number, len(indices)])
+        frames = self.frames[wanted][torch.from_numpy(indices)].float() / 255
+        altered = torch.stack([augmentation.alter(clip, random) for clip in frames])
+        return (altered * 255).round().byte()
+
+
+def open_study(source: Source, classes: int, protocol: Protocol, inputs: Sequence[Input]) -> Study:
+    """Read the clips and deal them out.
+
+    Clips that cannot be read for one of the inputs take no part for any.
+
+    Args:
+        source: where the clips come from.
+        classes: number of classes, a key of :data:`memx_fast.samm.labels.TASKS`.
+        protocol: how to deal them out.
+        inputs: what the methods want to see.
+
+    Raises:
+        FileNotFoundError, ValueError: the data cannot be used, or the protocol does not fit it.
+    """
+    task = TASKS[classes]
+    found = {wanted: source.load(wanted) for wanted in dict.fromkeys(inputs)}
+    readable = set.intersection(*({clip.name for clip in clips.clips} for clips in found.values()))
+    frames = {}
+    clips: list[Clip] = []
+    labels = np.empty(0, dtype=np.int64)
+    for wanted, everything in found.items():
+        kept = [index for index, clip in enumerate(everything.clips) if clip.name in readable]
+        clips = [everything.clips[index] for index in kept]
+        chosen, labels = taking_part(task, clips)
+        clips = [clips[index] for index in chosen]
+        frames[wanted] = torch.from_numpy(everything.frames[np.array(kept)[chosen]])
+    subjects = np.array([clip.subject for clip in clips])
+    split = folds.split(labels, subjects, protocol.count, protocol.seed, protocol.kind)
+    defects = dict.fromkeys(defect for clips in found.values() for defect in clips.defects)
+    return Study(task, protocol, clips, labels, subjects, split, frames, list(defects))
