@@ -72,11 +72,37 @@ MEMX_INLINE T exponential(T x) {
   }
 }
 
-template <class T>
-MEMX_INLINE T sigmoid(T x) {
-  constexpr element_t<T> one = 1;
-  return one / (one + exponential(-x));
-}
+// What the gates i, f and o go through. `derivative` takes what came out.
+struct LogisticSigmoid {
+  template <class T>
+  MEMX_INLINE_MEMBER T operator()(T x) const {
+    constexpr element_t<T> one = 1;
+    return one / (one + exponential(-x));
+  }
+  template <class T>
+  MEMX_INLINE_MEMBER T derivative(T gate) const {
+    constexpr element_t<T> one = 1;
+    return gate * (one - gate);
+  }
+};
+
+// clamp(slope x + 1/2, 0, 1), which keeps NaN. The derivative is 0 where the result is 0 or 1.
+template <class A>
+struct HardSigmoid {
+  A slope;
+
+  template <class T>
+  MEMX_INLINE_MEMBER T operator()(T x) const {
+    T ramp = x * slope + A(0.5);
+    ramp = ramp < A(0) ? T{} : ramp;
+    return ramp > A(1) ? T{} + A(1) : ramp;
+  }
+  template <class T>
+  MEMX_INLINE_MEMBER T derivative(T gate) const {
+    const T from_zero = gate > A(0) ? T{} + slope : T{};
+    return gate < A(1) ? from_zero : T{};
+  }
+};
 
 // tanh. In single precision an odd rational minimax approximation on [-8.2, 8.2]: below 5 ulp
 // everywhere, keeps -0, tiny arguments and NaN, and saturates at 0.9999999.
@@ -118,32 +144,34 @@ struct CellState {
 
 // Equations (1)-(5): activates the pre-activations `z` in place and gives C_t and H_t. The output
 // gate looks at C_t when `output_sees_current`, else at C_{t-1}.
-template <bool output_sees_current, class T>
-MEMX_INLINE CellState<T> cell_forward(Gates<T>& z, const Peephole<T>& peephole, T previous_cell) {
-  z.i = sigmoid<T>(z.i + peephole.i * previous_cell);
-  z.f = sigmoid<T>(z.f + peephole.f * previous_cell);
+template <bool output_sees_current, class T, class Sigmoid = LogisticSigmoid>
+MEMX_INLINE CellState<T> cell_forward(Gates<T>& z, const Peephole<T>& peephole, T previous_cell,
+                                      const Sigmoid& sigmoid = {}) {
+  z.i = sigmoid(z.i + peephole.i * previous_cell);
+  z.f = sigmoid(z.f + peephole.f * previous_cell);
   z.g = hyperbolic_tangent<T>(z.g);
   const T cell = z.f * previous_cell + z.i * z.g;
-  z.o = sigmoid<T>(z.o + peephole.o * (output_sees_current ? cell : previous_cell));
+  z.o = sigmoid(z.o + peephole.o * (output_sees_current ? cell : previous_cell));
   return {cell, z.o * hyperbolic_tangent<T>(cell)};
 }
 
 // The reverse of cell_forward. In: the gates after activation, C_{t-1}, C_t, the gradient of H_t
 // and the gradient of C_t that came from step t+1. Out: the gradients of the four pre-activations;
 // the gradient of C_{t-1} replaces `cell_gradient`.
-template <bool output_sees_current, class T>
+template <bool output_sees_current, class T, class Sigmoid = LogisticSigmoid>
 MEMX_INLINE Gates<T> cell_backward(const Gates<T>& gate, const Peephole<T>& peephole,
-                                   T previous_cell, T cell, T hidden_gradient, T& cell_gradient) {
+                                   T previous_cell, T cell, T hidden_gradient, T& cell_gradient,
+                                   const Sigmoid& sigmoid = {}) {
   constexpr element_t<T> one = 1;
   const T tanh_cell = hyperbolic_tangent<T>(cell);
   Gates<T> d;
-  d.o = hidden_gradient * tanh_cell * gate.o * (one - gate.o);
+  d.o = hidden_gradient * tanh_cell * sigmoid.derivative(gate.o);
   T d_cell = cell_gradient + hidden_gradient * gate.o * (one - tanh_cell * tanh_cell);
   if (output_sees_current) {
     d_cell += peephole.o * d.o;
   }
-  d.i = d_cell * gate.g * gate.i * (one - gate.i);
-  d.f = d_cell * previous_cell * gate.f * (one - gate.f);
+  d.i = d_cell * gate.g * sigmoid.derivative(gate.i);
+  d.f = d_cell * previous_cell * sigmoid.derivative(gate.f);
   d.g = d_cell * gate.i * (one - gate.g * gate.g);
   cell_gradient = d_cell * gate.f + peephole.i * d.i + peephole.f * d.f;
   if (!output_sees_current) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -70,6 +71,20 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: got {value!r}, expected True or False")
     return value
+
+
+def positive(name: str, value: object) -> float:
+    """``value`` if it is a finite number above 0.
+
+    Raises:
+        TypeError: it is no number; the message names the argument ``name``.
+        ValueError: it is 0, negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: got {value!r}, expected a number above 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: got {value!r}, expected a number above 0")
+    return float(value)
 
 
 def share_or_flag(name: str, value: object) -> float:

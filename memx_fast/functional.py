@@ -9,12 +9,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends, fused, onnx, ops, reference
-from .arguments import Sizes, described, share_or_flag
+from .arguments import Sizes, described, positive, share_or_flag
 from .geometry import InputConvolution, Padding
 from .reference import State
 
 OUTPUT_PEEPHOLES = ("previous", "current")
 """Which cell state the output gate can see."""
+
+RECURRENT_ACTIVATIONS = ("sigmoid", "hard_sigmoid")
+"""What the gates i, f and o go through."""
 
 AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 """Names of the spatial axes of lines, images and volumes, as shapes in messages have them."""
@@ -41,6 +44,8 @@ def conv_lstm(
     state: State | None = None,
     *,
     output_peephole: str = "previous",
+    recurrent_activation: str = "sigmoid",
+    hard_sigmoid_slope: float = 1 / 6,
     padding: Padding = "same",
     stride: int | Sizes = 1,
     dilation: int | Sizes = 1,
@@ -73,6 +78,11 @@ def conv_lstm(
             where the rest is a half type.
         output_peephole: the cell state that the output gate sees: that before the step,
             ``"previous"``, or that after it, ``"current"`` (Shi et al. 2015).
+        recurrent_activation: what the gates i, f and o go through: ``"sigmoid"``, the logistic
+            function, or ``"hard_sigmoid"``, ``clamp(hard_sigmoid_slope * z + 0.5, 0, 1)``. In half
+            types a gate that rounds to 0 or 1 has the derivative of one that is clamped.
+        hard_sigmoid_slope: 1/6 as in PyTorch, JAX and Keras 3; Keras up to 2 has 0.2. Unused with
+            ``"sigmoid"``.
         padding: of the input convolution: ``"same"`` keeps the size, ``"valid"`` pads nothing; a
             number, or one for rows and one for columns, pads that much on both sides.
         stride: of the input convolution; ``"same"`` needs 1.
@@ -99,7 +109,8 @@ def conv_lstm(
             was expected.
         RuntimeError: ``backend`` is known, but cannot run here; the message says why.
     """
-    _check_output_peephole(output_peephole)
+    check_equations(output_peephole, recurrent_activation, hard_sigmoid_slope)
+    slope = float(hard_sigmoid_slope) if recurrent_activation == "hard_sigmoid" else 0.0
     recompute = share_or_flag("recompute", recompute)
     _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state)
     _check_weights(x, weight_ih, weight_hh, bias)
@@ -117,6 +128,7 @@ def conv_lstm(
             weight_ch,
             state,
             output_peephole=output_peephole,
+            hard_sigmoid_slope=slope,
             padding=padding,
             stride=stride,
             dilation=dilation,
@@ -124,8 +136,7 @@ def conv_lstm(
     output, h_n, c_n = fused.conv_lstm(
         fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0),
         convolution,
-        output_peephole=output_peephole,
-        recompute=recompute,
+        fused.Options(output_peephole, slope, recompute),
     )
     return output, (h_n, c_n)
 
@@ -160,11 +171,20 @@ def _is_transformed(*tensors: Tensor | None) -> bool:
     )
 
 
-def _check_output_peephole(output_peephole: str) -> None:
+def check_equations(
+    output_peephole: str, recurrent_activation: str, hard_sigmoid_slope: float
+) -> None:
+    """Raise unless these name a variant of the equations: see :func:`conv_lstm`."""
     if output_peephole not in OUTPUT_PEEPHOLES:
         raise ValueError(
             f'output_peephole: got {output_peephole!r}, expected "previous" or "current"'
         )
+    if recurrent_activation not in RECURRENT_ACTIVATIONS:
+        raise ValueError(
+            f"recurrent_activation: got {recurrent_activation!r}, "
+            'expected "sigmoid" or "hard_sigmoid"'
+        )
+    positive("hard_sigmoid_slope", hard_sigmoid_slope)
 
 
 def _check_tensors(

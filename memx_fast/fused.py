@@ -30,26 +30,30 @@ class Arguments(NamedTuple):
     c_0: Tensor | None
 
 
+class Options(NamedTuple):
+    """Those of :func:`memx_fast.functional.conv_lstm` that are no tensors and no geometry."""
+
+    output_peephole: str
+    hard_sigmoid_slope: float
+    recompute: float
+
+
 Results = tuple[Tensor, Tensor, Tensor]
 """output, h_n, c_n."""
 
 
-def conv_lstm(
-    arguments: Arguments, convolution: InputConvolution, *, output_peephole: str, recompute: float
-) -> Results:
+def conv_lstm(arguments: Arguments, convolution: InputConvolution, options: Options) -> Results:
     """Run one layer over a sequence of lines, images or volumes; everything is taken to be valid.
 
     Equivalent to :func:`memx_fast.reference.conv_lstm`, with ``convolution`` for its padding,
-    stride and dilation. The other arguments and the results are those of
+    stride and dilation. The tensors, the options and the results are those of
     :func:`memx_fast.functional.conv_lstm`.
     """
     over = {1: _over_lines, 2: _over_images, 3: _over_volumes}[len(convolution.kernel)]
-    return over(arguments, convolution, output_peephole, recompute)
+    return over(arguments, convolution, options)
 
 
-def _over_lines(
-    arguments: Arguments, convolution: InputConvolution, output_peephole: str, recompute: float
-) -> Results:
+def _over_lines(arguments: Arguments, convolution: InputConvolution, options: Options) -> Results:
     """Views of lines as images of one row, and of the results as lines again."""
     x, weight_ih, weight_hh, bias, *others = arguments
     images = Arguments(
@@ -66,7 +70,7 @@ def _over_lines(
         stride=(1, *convolution.stride),
         dilation=(1, *convolution.dilation),
     )
-    output, h_n, c_n = _over_images(images, row, output_peephole, recompute)
+    output, h_n, c_n = _over_images(images, row, options)
     return output.squeeze(-2), h_n.squeeze(-2), c_n.squeeze(-2)
 
 
@@ -75,22 +79,17 @@ def _row(part: Tensor) -> Tensor:
     return part if part.dim() < 3 else part.unsqueeze(-2)
 
 
-def _over_images(
-    arguments: Arguments, convolution: InputConvolution, output_peephole: str, recompute: float
-) -> Results:
+def _over_images(arguments: Arguments, convolution: InputConvolution, options: Options) -> Results:
     if not convolution.is_dense:
         arguments, convolution = _with_input_gates(arguments, convolution), _ONE_PIXEL
     return ops.fused_conv_lstm(
         *arguments,
         padding=(convolution.before[0], convolution.before[1]),
-        output_peephole=output_peephole,
-        recompute=recompute,
+        **options._asdict(),
     )
 
 
-def _over_volumes(
-    arguments: Arguments, convolution: InputConvolution, output_peephole: str, recompute: float
-) -> Results:
+def _over_volumes(arguments: Arguments, convolution: InputConvolution, options: Options) -> Results:
     """PyTorch's convolutions, and one call of the operator a step for all that is left."""
     if arguments.weight_ih is not None:
         arguments = _with_input_gates(arguments, convolution)
@@ -101,7 +100,7 @@ def _over_volumes(
     # Without a hidden state the operator's own convolution is left out, whatever its weight.
     no_weight = weight_hh.new_zeros((*weight_hh.shape[:2], 1, 1))
     steps, volume = gates_x.shape[0], gates_x.shape[3:]
-    recomputed = steps - ops.kept_steps(steps, recompute)
+    recomputed = steps - ops.kept_steps(steps, options.recompute)
     hidden, cell = state
     output = []
     for t in range(steps):
@@ -116,8 +115,7 @@ def _over_volumes(
             peepholes,
             None,
             None if cell is None else _as_image(cell),
-            output_peephole=output_peephole,
-            recompute=1.0 if t < recomputed else 0.0,
+            **options._replace(recompute=1.0 if t < recomputed else 0.0)._asdict(),
         )
         hidden, cell = hidden.unflatten(2, volume[:2]), cell.unflatten(2, volume[:2])
         output.append(hidden)

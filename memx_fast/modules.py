@@ -52,6 +52,10 @@ class ConvLSTM(Recurrence):
         spatial_size: height and width of the frames, for ``peephole="spatial"``.
         output_peephole: which cell state the output gate sees: that before the step,
             ``"previous"``, or that after it, ``"current"``, as in Shi et al.
+        recurrent_activation: what the gates i, f and o go through: ``"sigmoid"``, the logistic
+            function, or ``"hard_sigmoid"``, ``clamp(hard_sigmoid_slope * z + 0.5, 0, 1)``.
+        hard_sigmoid_slope: 1/6 as in PyTorch, JAX and Keras 3; Keras up to 2 has 0.2. Unused with
+            ``"sigmoid"``.
         padding: zeros around the frames of x: ``"same"`` keeps their size, ``"valid"`` adds none; a
             number, or two for rows and columns. Like ``stride`` and ``dilation``, of the input
             convolution of the first layer; all other convolutions keep the size.
@@ -115,6 +119,8 @@ class ConvLSTM(Recurrence):
         peephole: str | None = None,
         spatial_size: int | Sizes | None = None,
         output_peephole: str = "previous",
+        recurrent_activation: str = "sigmoid",
+        hard_sigmoid_slope: float = 1 / 6,
         padding: Padding = "same",
         stride: int | Sizes = 1,
         dilation: int | Sizes = 1,
@@ -141,6 +147,8 @@ class ConvLSTM(Recurrence):
             peephole,
             spatial_size,
             output_peephole,
+            recurrent_activation,
+            hard_sigmoid_slope,
             forget_bias,
             backend,
             device,
@@ -214,6 +222,8 @@ class ConvLSTM(Recurrence):
             peephole=None,
             spatial_size=None,
             output_peephole="previous",
+            recurrent_activation="sigmoid",
+            hard_sigmoid_slope=1 / 6,
             padding="same",
             stride=1,
             dilation=1,
@@ -300,8 +310,9 @@ class ConvLSTMCell(Recurrence):
 
     Args:
         input_channels, hidden_channels, kernel_size, bias, peephole, spatial_size, output_peephole,
-            padding, stride, dilation, forget_bias, backend, device, dtype: as in
-            :class:`ConvLSTM`, with one number of hidden channels and one kernel.
+            recurrent_activation, hard_sigmoid_slope, padding, stride, dilation, forget_bias,
+            backend, device, dtype: as in :class:`ConvLSTM`, with one number of hidden channels and
+            one kernel.
 
     Inputs: x, (h_0, c_0)
         - **x** ``(B, input_channels, H, W)``, or unbatched ``(input_channels, H, W)``.
@@ -326,6 +337,8 @@ class ConvLSTMCell(Recurrence):
         peephole: str | None = None,
         spatial_size: int | Sizes | None = None,
         output_peephole: str = "previous",
+        recurrent_activation: str = "sigmoid",
+        hard_sigmoid_slope: float = 1 / 6,
         padding: Padding = "same",
         stride: int | Sizes = 1,
         dilation: int | Sizes = 1,
@@ -344,6 +357,8 @@ class ConvLSTMCell(Recurrence):
             peephole,
             spatial_size,
             output_peephole,
+            recurrent_activation,
+            hard_sigmoid_slope,
             forget_bias,
             backend,
             device,
@@ -374,6 +389,8 @@ class ConvLSTMCell(Recurrence):
             peephole=None,
             spatial_size=None,
             output_peephole="previous",
+            recurrent_activation="sigmoid",
+            hard_sigmoid_slope=1 / 6,
             padding="same",
             stride=1,
             dilation=1,

@@ -24,6 +24,7 @@ def conv_lstm(
     state: State | None,
     *,
     output_peephole: str,
+    hard_sigmoid_slope: float,
     **geometry: Any,
 ) -> tuple[Tensor, State]:
     """Run one layer over a sequence, with a loop that tracing keeps as such.
@@ -46,7 +47,9 @@ def conv_lstm(
     def step(state: State, gates_t: Tensor) -> tuple[State, Tensor]:
         hidden, cell = state
         hidden, now = reference.forward_step(
-            gates_t, hidden, cell, weight_hh, weight_ch, output_peephole == "current"
+            *(gates_t, hidden, cell, weight_hh, weight_ch),
+            output_peephole == "current",
+            hard_sigmoid_slope,
         )
         # What is carried on and what is collected must not be one tensor.
         return (hidden, now.cell), hidden.clone()

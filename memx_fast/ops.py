@@ -19,13 +19,13 @@ from . import backends
 _SCHEMAS = (
     "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
     "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
-    "SymInt saved_gates) "
+    "SymInt saved_gates, float hard_sigmoid_slope=0.0) "
     "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
     "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
     "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
     "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, int[2] padding, "
-    "bool output_sees_current, bool[7] needs) -> (Tensor x, Tensor weight_ih, Tensor weight_hh, "
-    "Tensor bias, Tensor weight_ch, Tensor h_0, Tensor c_0)",
+    "bool output_sees_current, bool[7] needs, float hard_sigmoid_slope=0.0) -> (Tensor x, "
+    "Tensor weight_ih, Tensor weight_hh, Tensor bias, Tensor weight_ch, Tensor h_0, Tensor c_0)",
 )
 
 _GRADIENTS = 7  # x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0
@@ -47,6 +47,7 @@ def fused_conv_lstm(
     *,
     padding: tuple[int, int] | None = None,
     output_peephole: str = "previous",
+    hard_sigmoid_slope: float = 0.0,
     recompute: float = 0.5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one ConvLSTM layer over a sequence with the fused kernels.
@@ -66,6 +67,8 @@ def fused_conv_lstm(
         padding: rows and columns of zeros around x, less than the kernel: the states have
             ``H = Hx + 2 rows - kh + 1`` rows. None keeps the size, for an odd kernel.
         output_peephole: ``"previous"`` or ``"current"``.
+        hard_sigmoid_slope: 0 for the logistic sigmoid in the gates i, f and o; above 0, that of
+            ``clamp(slope z + 1/2, 0, 1)`` in its place.
         recompute: share of the steps, from 0 to 1, to three places and rounded down to whole steps,
             whose gates are computed again in the backward pass instead of being saved: the first
             ones.
@@ -105,6 +108,7 @@ def fused_conv_lstm(
         output_peephole == "current",
         differentiable,
         kept_steps(x.shape[0], recompute) if differentiable else 0,
+        hard_sigmoid_slope,
     )
     return output, h_n, c_n
 
@@ -145,6 +149,7 @@ def _fake_forward(
     output_sees_current: bool,
     save_cells: bool,
     saved_gates: int,
+    hard_sigmoid_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps, batch, hidden = x.shape[0], x.shape[1], weight_hh.shape[1]
     height, width = _state_size(x, weight_ih, padding)
@@ -177,6 +182,7 @@ def _fake_backward(
     padding: list[int],
     output_sees_current: bool,
     needs: list[bool],
+    hard_sigmoid_slope: float = 0.0,
 ) -> tuple[Tensor, ...]:
     steps, batch, channels, *frame = x.shape
     states = (batch, *_state_size(x, weight_ih, padding), weight_hh.shape[1])
@@ -202,7 +208,7 @@ def _fake_backward(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.padding, ctx.output_sees_current, save_cells, _ = inputs
+    *tensors, ctx.padding, ctx.output_sees_current, save_cells, _, ctx.hard_sigmoid_slope = inputs
     hidden, _, _, cells, gates = output
     if not save_cells:
         raise RuntimeError(
@@ -224,9 +230,10 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.padding,
         ctx.output_sees_current,
         needs,
+        ctx.hard_sigmoid_slope,
     )
     wanted = tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
-    return (*wanted, None, None, None, None)
+    return (*wanted, None, None, None, None, None)
 
 
 def _refuse_double_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -42,6 +42,8 @@ class Recurrence(nn.Module):
         peephole: str | None,
         spatial_size: int | Sizes | None,
         output_peephole: str,
+        recurrent_activation: str,
+        hard_sigmoid_slope: float,
         forget_bias: float,
         backend: str,
         device: Any,
@@ -55,10 +57,7 @@ class Recurrence(nn.Module):
                 f"spatial_size: got {spatial_size!r} with peephole={peephole!r}, expected the "
                 'size of the frames with peephole="spatial" and only then'
             )
-        if output_peephole not in functional.OUTPUT_PEEPHOLES:
-            raise ValueError(
-                f'output_peephole: got {output_peephole!r}, expected "previous" or "current"'
-            )
+        functional.check_equations(output_peephole, recurrent_activation, hard_sigmoid_slope)
         if isinstance(forget_bias, bool) or not isinstance(forget_bias, int | float):
             raise TypeError(f"forget_bias: got {forget_bias!r}, expected a number")
         if dtype is not None and dtype not in functional.DTYPES:
@@ -75,6 +74,8 @@ class Recurrence(nn.Module):
             else whole_numbers("spatial_size", spatial_size, 1, self.axes)
         )
         self.output_peephole = output_peephole
+        self.recurrent_activation = recurrent_activation
+        self.hard_sigmoid_slope = float(hard_sigmoid_slope)
         self.forget_bias = float(forget_bias)
         self.backend = backend
         self._convolution = InputConvolution.of(kernel, padding, stride, dilation)
@@ -143,6 +144,8 @@ class Recurrence(nn.Module):
             *self._parameters_of(suffix),
             state,
             output_peephole=self.output_peephole,
+            recurrent_activation=self.recurrent_activation,
+            hard_sigmoid_slope=self.hard_sigmoid_slope,
             padding=self.padding if over_frames else "same",
             stride=self.stride if over_frames else 1,
             dilation=self.dilation if over_frames else 1,

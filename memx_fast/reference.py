@@ -11,7 +11,8 @@ elements, for t = 1..T::
     H_t = o_t o tanh(C_t)                                                  (5)
 
 ``C_?`` is C_{t-1} for ``output_peephole="previous"`` and C_t for ``"current"`` (Shi et al. 2015,
-"Convolutional LSTM Network"). The four gates lie in the order i, f, g, o along the first dimension
+"Convolutional LSTM Network"). In place of the sigmoid of (1), (2) and (4) may stand a hard one,
+``clamp(slope z + 1/2, 0, 1)``. The four gates lie in the order i, f, g, o along the first dimension
 of the weights, the peepholes W_ci, W_cf, W_co in the order i, f, o.
 
 Convolutions run in the dtype of x; states of cells and gate arithmetic in float32 where that is a
@@ -101,6 +102,7 @@ def conv_lstm(
     state: State | None = None,
     *,
     output_peephole: str = "previous",
+    hard_sigmoid_slope: float = 0.0,
     padding: Padding = "same",
     stride: int | Sizes = 1,
     dilation: int | Sizes = 1,
@@ -118,6 +120,7 @@ def conv_lstm(
         weight_ch: ``(3, C)``, ``(3, C, H', W')`` or None.
         state: ``(h_0, c_0)``, both ``(B, C, H', W')``; None for zeros.
         output_peephole: ``"previous"`` or ``"current"``: the cell state that the output gate sees.
+        hard_sigmoid_slope: 0 for the logistic sigmoid; above 0, the slope of the hard one.
         padding: of the input convolution: ``"same"``, ``"valid"``, or rows and columns of zeros.
         stride: of the input convolution.
         dilation: of the input convolution.
@@ -136,7 +139,9 @@ def conv_lstm(
     output = []
     for gates_t in gates_x:
         hidden, step = forward_step(
-            gates_t, hidden, cell, weight_hh, weight_ch, output_peephole == "current"
+            *(gates_t, hidden, cell, weight_hh, weight_ch),
+            output_peephole == "current",
+            hard_sigmoid_slope,
         )
         cell = step.cell
         output.append(hidden)
@@ -155,6 +160,7 @@ def conv_lstm_backward(
     state: State | None = None,
     *,
     output_peephole: str = "previous",
+    hard_sigmoid_slope: float = 0.0,
     padding: Padding = "same",
     stride: int | Sizes = 1,
     dilation: int | Sizes = 1,
@@ -173,8 +179,9 @@ def conv_lstm_backward(
         d(z_g)   = d(C_t) o i_t o (1 - g_t^2)                                            by (3)
         d(C_{t-1}) = d(C_t) o f_t + W_ci o d(z_i) + W_cf o d(z_f) + [previous] W_co o d(z_o)
 
-    where ``W_h^T *`` is the transposed convolution. All that is left is a sum over t, done at
-    once after the loop::
+    where ``W_h^T *`` is the transposed convolution. The derivative of the hard sigmoid is not
+    ``i o (1 - i)`` but its slope where ``0 < i < 1``, and else 0. All that is left is a sum over t,
+    done at once after the loop::
 
         d(h_0) = W_h^T * d(z_1)        d(c_0) = d(C_0)           d(X_t) = W_x^T * d(z_t)
         d(W_h) = sum d(z_t) x H_{t-1}  d(W_x) = sum d(z_t) x X_t d(b)   = sum d(z_t)
@@ -187,8 +194,9 @@ def conv_lstm_backward(
         grad_output: incoming gradient ``(T, B, C, H', W')``, or None for zeros.
         grad_h_n: ``(B, C, H', W')``, or None for zeros.
         grad_c_n: ``(B, C, H', W')``, or None for zeros.
-        x, weight_ih, weight_hh, bias, weight_ch, state, output_peephole, padding, stride, dilation:
-            what :func:`conv_lstm` was called with. The gates are computed again from them.
+        x, weight_ih, weight_hh, bias, weight_ch, state, output_peephole, hard_sigmoid_slope,
+            padding, stride, dilation: what :func:`conv_lstm` was called with. The gates are
+            computed again from them.
 
     Returns:
         The gradients, of the shapes of the arguments.
@@ -200,7 +208,9 @@ def conv_lstm_backward(
     )
     steps = []
     for gates_t in gates_x:
-        hidden, step = forward_step(gates_t, hidden, cell, weight, peepholes, sees_current)
+        hidden, step = forward_step(
+            gates_t, hidden, cell, weight, peepholes, sees_current, hard_sigmoid_slope
+        )
         cell = step.cell
         steps.append(step)
 
@@ -211,7 +221,7 @@ def conv_lstm_backward(
         if grad_output is not None:
             grad_hidden = grad_hidden + grad_output[t]
         grad_z, grad_cell = _backward_step(
-            steps[t], grad_hidden, grad_cell, peepholes, sees_current
+            steps[t], grad_hidden, grad_cell, peepholes, sees_current, hard_sigmoid_slope
         )
         grads_z.append(grad_z)
         grad_hidden = convolution.grad_input(
@@ -327,6 +337,7 @@ def forward_step(
     weight_hh: Tensor,
     weight_ch: Tensor | None,
     sees_current: bool,
+    hard_sigmoid_slope: float,
 ) -> tuple[Tensor, _Step]:
     """Equations (1)-(5): the next hidden state, in the dtype of the gates, and what led to it."""
     z = gates_x.to(cell.dtype) + recurrent_gates(hidden, weight_hh)
@@ -334,13 +345,28 @@ def forward_step(
     if weight_ch is not None:
         z_i = z_i + weight_ch[0] * cell
         z_f = z_f + weight_ch[1] * cell
-    i, f, g = z_i.sigmoid(), z_f.sigmoid(), z_g.tanh()
+    i, f, g = _gate(z_i, hard_sigmoid_slope), _gate(z_f, hard_sigmoid_slope), z_g.tanh()
     next_cell = f * cell + i * g
     if weight_ch is not None:
         z_o = z_o + weight_ch[2] * (next_cell if sees_current else cell)
-    o = z_o.sigmoid()
+    o = _gate(z_o, hard_sigmoid_slope)
     next_hidden = (o * next_cell.tanh()).to(gates_x.dtype)
     return next_hidden, _Step(i, f, g, o, cell, next_cell, hidden)
+
+
+def _gate(z: Tensor, hard_sigmoid_slope: float) -> Tensor:
+    """The sigmoid of equations (1), (2) and (4)."""
+    if hard_sigmoid_slope == 0:
+        return z.sigmoid()
+    # Unlike clamp's, the derivative of hardtanh is 0 where the result is 0 or 1.
+    return F.hardtanh(hard_sigmoid_slope * z + 0.5, 0.0, 1.0)
+
+
+def _gate_derivative(gate: Tensor, hard_sigmoid_slope: float) -> Tensor:
+    """Of :func:`_gate`, from what it gave."""
+    if hard_sigmoid_slope == 0:
+        return gate * (1 - gate)
+    return hard_sigmoid_slope * ((gate > 0) & (gate < 1)).to(gate.dtype)
 
 
 def _backward_step(
@@ -349,16 +375,17 @@ def _backward_step(
     grad_cell: Tensor,
     weight_ch: Tensor | None,
     sees_current: bool,
+    hard_sigmoid_slope: float,
 ) -> tuple[Tensor, Tensor]:
     """One turn of the loop in :func:`conv_lstm_backward`: ``d(z_t)`` and ``d(C_{t-1})``."""
     i, f, g, o, previous_cell, cell, _ = step
     tanh_cell = cell.tanh()
-    grad_z_o = grad_hidden * tanh_cell * o * (1 - o)
+    grad_z_o = grad_hidden * tanh_cell * _gate_derivative(o, hard_sigmoid_slope)
     grad_cell = grad_cell + grad_hidden * o * (1 - tanh_cell**2)
     if weight_ch is not None and sees_current:
         grad_cell = grad_cell + weight_ch[2] * grad_z_o
-    grad_z_i = grad_cell * g * i * (1 - i)
-    grad_z_f = grad_cell * previous_cell * f * (1 - f)
+    grad_z_i = grad_cell * g * _gate_derivative(i, hard_sigmoid_slope)
+    grad_z_f = grad_cell * previous_cell * _gate_derivative(f, hard_sigmoid_slope)
     grad_z_g = grad_cell * i * (1 - g**2)
     grad_previous = grad_cell * f
     if weight_ch is not None:

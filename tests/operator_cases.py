@@ -28,6 +28,7 @@ class Case:
     output_peephole: str = "previous"
     states: bool = True
     bias: bool = True
+    hard_slope: float = 0.0  # of the hard sigmoid; 0: the logistic one
 
     def arguments(self, seed: int = 0) -> dict[str, Tensor | None]:
         """Float64 arguments at the scale of a freshly initialised network."""
@@ -76,6 +77,7 @@ def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.
         *(arguments[name] for name in NAMES),
         padding=case.padding,
         output_peephole=case.output_peephole,
+        hard_sigmoid_slope=case.hard_slope,
         recompute=recompute,
     )
 
@@ -96,16 +98,22 @@ def plain(case: Case, arguments: dict[str, Tensor | None]):
     if weight_ch is not None and weight_ch.dim() == 2:
         peepholes = tuple(peephole[:, None, None] for peephole in peepholes)
     same = [size // 2 for size in weight_hh.shape[2:]]
+
+    def sigmoid(z: Tensor) -> Tensor:
+        if case.hard_slope == 0:
+            return torch.sigmoid(z)
+        return torch.nn.functional.hardtanh(case.hard_slope * z + 0.5, 0, 1)
+
     output = []
     for gates_t in gates_x:
         z = gates_t + torch.nn.functional.conv2d(hidden, weight_hh, padding=same)
         z_i, z_f, z_g, z_o = z.chunk(4, 1)
         previous = cell
-        i = torch.sigmoid(z_i + peepholes[0] * previous)
-        f = torch.sigmoid(z_f + peepholes[1] * previous)
+        i = sigmoid(z_i + peepholes[0] * previous)
+        f = sigmoid(z_f + peepholes[1] * previous)
         cell = f * previous + i * torch.tanh(z_g)
         seen = cell if case.output_peephole == "current" else previous
-        hidden = torch.sigmoid(z_o + peepholes[2] * seen) * torch.tanh(cell)
+        hidden = sigmoid(z_o + peepholes[2] * seen) * torch.tanh(cell)
         output.append(hidden)
     return torch.stack(output), hidden, cell
 

@@ -36,9 +36,10 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(one, other)
 
 
-def test_compiled_once_for_every_length() -> None:
+@pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid"])
+def test_compiled_once_for_every_length(activation: str) -> None:
     """fullgraph and dynamic: one graph forward and backward, however long the sequence."""
-    layer = made(2, 3, num_layers=2)
+    layer = made(2, 3, num_layers=2, recurrent_activation=activation)
     graphs = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:

@@ -163,6 +163,23 @@ def test_engines_agree_over_equations(
     assert_same(results_and_gradients(arguments, backend="cpp", **options), exact)
 
 
+@fused_or_not
+@pytest.mark.parametrize("slope", [1 / 6, 0.2, 0.5])
+@pytest.mark.parametrize("recompute", [0, True], ids=["saved", "recompute"])
+def test_engines_agree_on_the_hard_sigmoid(
+    geometry: Geometry, slope: float, recompute: bool
+) -> None:
+    """Each of the slopes in use; the slope without the hard sigmoid means nothing."""
+    arguments = cast(drawn(geometry), torch.float64)
+    options = {**geometry.options(), "recompute": recompute, "hard_sigmoid_slope": slope}
+    hard = {**options, "recurrent_activation": "hard_sigmoid"}
+    exact = results_and_gradients(arguments, backend="reference", **hard)
+    assert_same(results_and_gradients(arguments, backend="cpp", **hard), exact)
+    usual = run(arguments, backend="cpp", **geometry.options())[0]
+    assert torch.equal(run(arguments, backend="cpp", **options)[0], usual)
+    assert not torch.allclose(exact["output"], usual, rtol=1e-3, atol=1e-3)
+
+
 def strewn(tensor: Tensor) -> Tensor:
     """Dimensions laid out in reverse order, with NaN between the elements."""
     order = tuple(reversed(range(tensor.dim())))

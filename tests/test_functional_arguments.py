@@ -80,6 +80,15 @@ REFUSED = (
     ({"weight_hh": zeros(8, 2, 2, 3)}, ValueError, rf"weight_hh: got a kernel of \(2, 3\), {ODD}"),
     ({"weight_hh": zeros(8, 2, 3, 4)}, ValueError, rf"weight_hh: got a kernel of \(3, 4\), {ODD}"),
     ({"bias": zeros(2)}, ValueError, r"bias: got shape \(2,\), expected \(8,\)"),
+    # equations
+    (
+        {"recurrent_activation": "relu"},
+        ValueError,
+        "recurrent_activation: got 'relu', expected \"s",
+    ),
+    ({"hard_sigmoid_slope": 0}, ValueError, "hard_sigmoid_slope: got 0, expected a number above 0"),
+    ({"hard_sigmoid_slope": float("inf")}, ValueError, "hard_sigmoid_slope: got inf, expected a n"),
+    ({"hard_sigmoid_slope": "1/6"}, TypeError, "hard_sigmoid_slope: got '1/6', expected a number"),
     # input convolution
     ({"padding": "full"}, ValueError, 'padding: got \'full\', expected "same", "valid" or whole'),
     ({"padding": 0.5}, TypeError, "padding: got 0.5, expected a whole number"),

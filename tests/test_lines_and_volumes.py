@@ -84,13 +84,20 @@ def strewn(tensor: Tensor) -> Tensor:
 @every_axes
 @pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
 @pytest.mark.parametrize("output_peephole", ["previous", "current"])
-@pytest.mark.parametrize("recompute", [0, 0.5, 1])
+@pytest.mark.parametrize(
+    ("recompute", "activation"),
+    [(0, "sigmoid"), (0.5, "sigmoid"), (1, "sigmoid"), (0.5, "hard_sigmoid")],
+)
 def test_fused_is_the_reference(
-    axes: int, peephole: str | None, output_peephole: str, recompute: float
+    axes: int, peephole: str | None, output_peephole: str, recompute: float, activation: str
 ) -> None:
     """Results and all gradients in float64."""
     arguments = leaves_of(arguments_of(axes, peephole), torch.float64)
-    options = {"output_peephole": output_peephole, "recompute": recompute}
+    options = {
+        "output_peephole": output_peephole,
+        "recompute": recompute,
+        "recurrent_activation": activation,
+    }
     exact = everything(arguments, backend="reference", **options)
     assert_same(everything(arguments, backend="cpp", **options), exact)
 

@@ -43,13 +43,16 @@ def assert_same(found: Any, expected: Any) -> None:
 
 def test_one_layer_is_the_function() -> None:
     """One layer hands its parameters, states and options to conv_lstm."""
-    layer = randomised(ConvLSTM(2, 3, (3, 5), peephole="channel", output_peephole="current"))
+    options = {
+        "output_peephole": "current",
+        "recurrent_activation": "hard_sigmoid",
+        "hard_sigmoid_slope": 0.5,
+    }
+    layer = randomised(ConvLSTM(2, 3, (3, 5), peephole="channel", **options))
     x, h_0, c_0 = frames(4, 2, 2, 6, 7), frames(1, 2, 3, 6, 7), frames(1, 2, 3, 6, 7, seed=2)
     layer.double()
     output, (h_n, c_n) = layer(x, (h_0, c_0))
-    expected, (h, c) = conv_lstm(
-        x, *parameters(layer, "_l0"), (h_0[0], c_0[0]), output_peephole="current"
-    )
+    expected, (h, c) = conv_lstm(x, *parameters(layer, "_l0"), (h_0[0], c_0[0]), **options)
     assert_same((output, h_n[0], c_n[0]), (expected, h, c))
 
 
@@ -282,6 +285,9 @@ def test_repr_names_what_differs_from_the_defaults() -> None:
     )
     assert repr(chosen) == expected
     assert repr(ConvLSTMCell(1, 2, bias=False)) == "ConvLSTMCell(1, 2, 3, bias=False)"
+    hard = ConvLSTMCell(1, 2, recurrent_activation="hard_sigmoid", hard_sigmoid_slope=0.2)
+    expected = "1, 2, 3, recurrent_activation='hard_sigmoid', hard_sigmoid_slope=0.2"
+    assert repr(hard) == f"ConvLSTMCell({expected})"
 
 
 def test_parametrised_weights_are_used() -> None:
@@ -340,6 +346,7 @@ def test_cell_steps_through_a_layer(peephole: str | None) -> None:
         "spatial_size": (7, 6) if peephole == "spatial" else None,
         "padding": "valid",
         "output_peephole": "current",
+        "recurrent_activation": "hard_sigmoid",
         **FLOAT64,
     }
     layer = randomised(ConvLSTM(2, 3, **options))

@@ -48,6 +48,7 @@ MODELS = {
     "stacked": {"num_layers": 2, "bidirectional": True},
     "strided": {"padding": 1, "stride": 2},
     "no_bias": {"bias": False},
+    "hard_sigmoid": {"recurrent_activation": "hard_sigmoid", "hard_sigmoid_slope": 0.5},
 }
 
 

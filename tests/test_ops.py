@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,16 +41,14 @@ VARIANTS = tuple(
     itertools.product((None, "channel", "spatial"), ("previous", "current"), (True, False))
 )
 CASES = tuple(
-    Case(
-        **{
-            **shape.__dict__,
-            "peephole": peephole,
-            "output_peephole": output_peephole,
-            "states": states,
-        }
-    )
+    replace(shape, peephole=peephole, output_peephole=output_peephole, states=states)
     for shape in SHAPES
     for peephole, output_peephole, states in VARIANTS
+)
+# Of slopes so steep that many gates are clamped; a variant a shape.
+HARD_CASES = tuple(
+    replace(case, hard_slope=slope)
+    for case, slope in zip(CASES[:: len(VARIANTS) + 1], itertools.cycle((0.2, 0.5, 1.0)))
 )
 
 
@@ -62,7 +61,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.select_instruction_set(usual)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *HARD_CASES], ids=str)
 def test_float64_agrees_with_the_reference(case: Case, instruction_set: str) -> None:
     """Results and all gradients to 1e-10, over shapes, peepholes, states; NaN-poisoned buffers."""
     arguments = cast(case.arguments(), torch.float64)
@@ -95,6 +94,8 @@ ACCURACY_CASES = (
     Case(3, 2, 4, 12, 11, 11, (5, 5), (5, 5)),
     Case(3, 4, 24, 24, 21, 19, (1, 1), (1, 1), peephole="spatial"),
     Case(3, 2, 0, 16, 16, 15),
+    Case(4, 2, 16, 64, 16, 16, hard_slope=0.2),
+    Case(5, 2, 8, 16, 13, 17, peephole="channel", output_peephole="current", hard_slope=0.5),
 )
 
 
@@ -206,12 +207,12 @@ def test_nan_reaches_what_it_should(
     assert torch.equal(output.isnan()[0, 0].any(0), expected)
 
 
-def single_gate_step(gates: Tensor, c_0: Tensor | None = None, **grads: Tensor):
+def single_gate_step(gates: Tensor, c_0: Tensor | None = None, hard_slope: float = 0.0):
     """One step over 1x1 images whose four pre-activations are given: (pixels, 4)."""
     x = gates.reshape(1, -1, 4, 1, 1)
     weight = torch.zeros(4, 1, 1, 1, dtype=gates.dtype)
     return torch.ops.memx_fast.conv_lstm(
-        x, None, weight, None, None, None, c_0, (0, 0), False, True, 1
+        x, None, weight, None, None, None, c_0, (0, 0), False, True, 1, hard_slope
     ), (x, None, weight, None, None, None, c_0)
 
 
@@ -231,6 +232,27 @@ def test_gate_arithmetic_in_ulps(instruction_set: str) -> None:
     gates[:, 1] = z  # g = 0 and c_0 = 1: c_n = sigmoid(z)
     (_, _, c_n, _, _), _ = single_gate_step(gates, torch.ones(len(z), 1, 1, 1))
     assert ulps(c_n.flatten(), torch.sigmoid(z.double())) <= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_hard_sigmoid(dtype: torch.dtype, instruction_set: str) -> None:
+    """It is PyTorch's, value and derivative: also beside the ends of its ramp, of infinity, NaN."""
+    others = torch.tensor([-3.001, -2.999, 2.999, 3.001, torch.inf, -torch.inf, torch.nan])
+    z = torch.cat([torch.linspace(-5.03, 5, 101), others]).to(dtype).requires_grad_()
+    expected = torch.nn.functional.hardsigmoid(z)
+    (derivative,) = torch.autograd.grad(expected.sum(), z)
+    gates = torch.zeros(len(z), 4, dtype=dtype)
+    gates[:, 1] = z.detach()  # g = 0 and c_0 = 1: c_n = sigmoid(z)
+    ones = torch.ones(len(z), 1, 1, 1, dtype=dtype)
+    results, arguments = single_gate_step(gates, ones, hard_slope=1 / 6)
+    output, _, c_n, cells, saved = results
+    torch.testing.assert_close(c_n.flatten(), expected.detach(), equal_nan=True)
+    grads = torch.ops.memx_fast.conv_lstm_backward(
+        *(None, None, ones, *arguments, output, cells, saved),
+        *((0, 0), False, [True] + [False] * 6, 1 / 6),
+    )
+    found = grads[0].reshape(-1, 4)[:, 1]
+    torch.testing.assert_close(found[:-1], derivative[:-1])
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)

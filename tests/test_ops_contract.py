@@ -146,8 +146,8 @@ def test_opcheck(dtype: torch.dtype, ready_made: bool) -> None:
         peephole="channel",
     )
     arguments = cast(case.arguments(), dtype, c_0=torch.float32)
-    padding = (0, 0) if ready_made else (1, 0)
-    inputs = (*(arguments[name] for name in NAMES), padding, False, True, 2)
+    padding, slope = ((0, 0), 0.2) if ready_made else ((1, 0), 0.0)
+    inputs = (*(arguments[name] for name in NAMES), padding, False, True, 2, slope)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.memx_fast.conv_lstm, inputs, test_utils=tests)
     plain_inputs = tuple(v.detach() if isinstance(v, Tensor) else v for v in inputs)
@@ -161,6 +161,7 @@ def test_opcheck(dtype: torch.dtype, ready_made: bool) -> None:
         padding,
         False,
         [True, not ready_made, True, True, True, True, True],
+        slope,
     )
     torch.library.opcheck(torch.ops.memx_fast.conv_lstm_backward, backward, test_utils=tests[::2])
 
@@ -169,7 +170,7 @@ def test_opcheck_dynamic() -> None:
     """Ahead-of-time dispatch with symbolic shapes, forward and backward."""
     case = Case(3, 2, 3, 4, 5, 6, peephole="spatial", output_peephole="current")
     arguments = cast(case.arguments(), torch.float64)
-    inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, 2)
+    inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, 2, 0.25)
     torch.library.opcheck(
         torch.ops.memx_fast.conv_lstm, inputs, test_utils="test_aot_dispatch_dynamic"
     )
@@ -221,6 +222,9 @@ def test_autocast() -> None:
         ({"weight_hh": torch.zeros(0, 0, 3, 3)}, "weight_hh has shape"),
         ({"x": torch.zeros(2, 0, 2, 4, 4)}, "x has shape"),
         ({"padding": (1,)}, "padding has 1 number"),
+        ({"slope": -0.5}, "hard_sigmoid_slope is -0.5, expected a finite number above 0"),
+        ({"slope": float("nan")}, "hard_sigmoid_slope is nan"),
+        ({"slope": float("inf")}, "hard_sigmoid_slope is inf"),
     ],
 )
 def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: str) -> None:
@@ -238,6 +242,7 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: 
             False,
             False,
             0,
+            change.get("slope", 0.0),
         )
 
 

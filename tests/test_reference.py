@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -141,16 +142,20 @@ def weighted_sum(
     return total
 
 
+def logistic(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
 def by_hand(
-    arguments: Arguments, geometry: Geometry, output_peephole: str
+    arguments: Arguments,
+    geometry: Geometry,
+    output_peephole: str,
+    sigmoid: Callable[[float], float] = logistic,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Equations (1)-(5) on Python numbers, pixel after pixel."""
 
     def pair(value: int | Sizes) -> Sizes:
         return (value, value) if isinstance(value, int) else value
-
-    def sigmoid(z: float) -> float:
-        return 1 / (1 + math.exp(-z))
 
     stride, dilation = pair(geometry.stride), pair(geometry.dilation)
     x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0 = (
@@ -198,6 +203,15 @@ def by_hand(
         hidden, cell = next_hidden.tolist(), next_cell.tolist()
         output.append(next_hidden)
     return torch.stack(output), next_hidden, next_cell
+
+
+def test_hard_sigmoid_agrees_with_loops() -> None:
+    """A ramp of the given slope, clamped to 0 and 1, in all three gates."""
+    arguments = drawn(SAME, recurrent_kernel=(3, 5))
+    expected = by_hand(arguments, SAME, "current", lambda z: min(max(0.4 * z + 0.5, 0.0), 1.0))
+    found = run(arguments, output_peephole="current", hard_sigmoid_slope=0.4)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)
 
 
 @every_geometry
@@ -288,12 +302,17 @@ def test_backward_by_hand_over_input_geometry(geometry: Geometry, output_peephol
 @every_output_peephole
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("optional", [True, False], ids=["states_and_bias", "bare"])
+@pytest.mark.parametrize("slope", [0.0, 0.4], ids=["logistic", "hard"])
 def test_backward_by_hand_over_equations(
-    peephole: str | None, output_peephole: str, parts: tuple[int, ...], optional: bool
+    peephole: str | None,
+    output_peephole: str,
+    parts: tuple[int, ...],
+    optional: bool,
+    slope: float,
 ) -> None:
     """Every kind of peephole, each incoming gradient alone and all; None for what is not there."""
     arguments = drawn(SAME, peephole, states=optional, bias=optional, recurrent_kernel=(3, 5))
-    check_backward(arguments, parts, output_peephole=output_peephole)
+    check_backward(arguments, parts, output_peephole=output_peephole, hard_sigmoid_slope=slope)
 
 
 def test_backward_by_hand_of_any_strides() -> None:

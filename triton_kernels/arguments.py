@@ -6,6 +6,7 @@ Hx and Wx the frames'. See :mod:`memx_fast.ops` for every argument.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,31 @@ class Arguments(NamedTuple):
     weight_ch: Tensor | None  # (3, C) or (3, C, H, W)
     h_0: Tensor | None  # (B, C, H, W)
     c_0: Tensor | None  # (B, C, H, W) of the accumulation type
+
+
+class Equations(NamedTuple):
+    """Which variant of equations (1)-(5)."""
+
+    sees_current: bool  # the output gate sees C_t, not C_{t-1}
+    hard_sigmoid_slope: float  # 0: the logistic sigmoid
+
+    @staticmethod
+    def checked(sees_current: bool, hard_sigmoid_slope: float) -> Equations:
+        """These equations.
+
+        Raises:
+            ValueError: there is no sigmoid of this slope.
+        """
+        if not 0 <= hard_sigmoid_slope < math.inf:
+            raise ValueError(
+                f"hard_sigmoid_slope is {hard_sigmoid_slope}, expected a finite number above 0, "
+                "or 0 for the logistic sigmoid"
+            )
+        return Equations(sees_current, hard_sigmoid_slope)
+
+    def constants(self) -> dict[str, bool | float]:
+        """What the steps' kernels are compiled for."""
+        return {"SEES_CURRENT": self.sees_current, "HARD_SLOPE": self.hard_sigmoid_slope}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from memx_fast.ops import accumulate_dtype
 
-from .arguments import GATES, Arguments, Sizes, check_results, checked_sizes
+from .arguments import GATES, Arguments, Equations, Sizes, check_results, checked_sizes
 from .autotuning import autotuned, tile_options
 from .cell import cell_backward, load_peepholes
 from .configurations import configuration, depth, numbers_of
@@ -77,6 +77,7 @@ def backward_step(
     IS_LAST: tl.constexpr,  # t = T-1: no gradient comes from a step after it
     SPATIAL: tl.constexpr,
     SEES_CURRENT: tl.constexpr,
+    HARD_SLOPE: tl.constexpr,  # of the hard sigmoid; 0: the logistic one
     PRECISION: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -134,7 +135,7 @@ def backward_step(
     d_cell = tl.load(cell_gradient_ptr + tile + at, mask=mask, other=0.0)
     d_i, d_f, d_g, d_o, d_previous = cell_backward(
         *(i, f, g, o, peephole_i, peephole_f, peephole_o),
-        *(previous_cell, cell, d_hidden, d_cell, SEES_CURRENT),
+        *(previous_cell, cell, d_hidden, d_cell, SEES_CURRENT, HARD_SLOPE),
     )
     tl.store(cell_gradient_ptr + tile + at, d_previous, mask=mask)
     gradients = gate_gradients_ptr + (t * 4 * step_size + gates_tile) + gates_at
@@ -169,7 +170,7 @@ class BackwardPass:
         self,
         arguments: Arguments,
         sizes: Sizes,
-        sees_current: bool,
+        equations: Equations,
         cells: Tensor,
         grad_output: Tensor | None,
         grad_h_n: Tensor | None,
@@ -206,7 +207,7 @@ class BackwardPass:
             "KERNEL_WIDTH": weight_hh.shape[3],
             "COLUMNS": self._weight.shape[2],
             "SPATIAL": weight_ch is not None and weight_ch.dim() == 4,
-            "SEES_CURRENT": sees_current,
+            **equations.constants(),
             "BLOCK_C": tile.block_c,
             "BLOCK_K": block_k,
             **numbers.constants(),
@@ -258,6 +259,7 @@ def conv_lstm_backward(
     padding: list[int],
     output_sees_current: bool,
     needs: list[bool],
+    hard_sigmoid_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``memx_fast::conv_lstm_backward``: see :mod:`memx_fast.ops`.
 
@@ -272,10 +274,9 @@ def conv_lstm_backward(
     sizes = checked_sizes(arguments, padding)
     check_results(sizes, x, (grad_output, grad_h_n, grad_c_n), (output, cells, gates))
     with on_device_of(x):
-        steps = BackwardPass(
-            arguments, sizes, output_sees_current, cells, grad_output, grad_h_n, grad_c_n
-        )
-        forward = ForwardPass(arguments, sizes, padding, output_sees_current)
+        equations = Equations.checked(output_sees_current, hard_sigmoid_slope)
+        steps = BackwardPass(arguments, sizes, equations, cells, grad_output, grad_h_n, grad_c_n)
+        forward = ForwardPass(arguments, sizes, padding, equations)
         _run_steps(steps, forward, output, cells, gates)
         return _gradients(
             arguments, padding, output_sees_current, Needs(*needs), steps, forward, output

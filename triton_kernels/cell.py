@@ -10,8 +10,26 @@ import triton.language as tl
 
 
 @triton.jit
-def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+def sigmoid(x, HARD_SLOPE: tl.constexpr):
+    """What i, f and o go through: the logistic sigmoid, or a hard one if ``HARD_SLOPE`` is not 0.
+
+    NaN is kept.
+    """
+    if HARD_SLOPE == 0.0:
+        return 1.0 / (1.0 + tl.exp(-x))
+    else:
+        ramp = x * HARD_SLOPE + 0.5
+        ramp = tl.where(ramp < 0.0, 0.0, ramp)
+        return tl.where(ramp > 1.0, 1.0, ramp)
+
+
+@triton.jit
+def sigmoid_derivative(gate, HARD_SLOPE: tl.constexpr):
+    """Of :func:`sigmoid`, from what it gave: of the hard one 0 where that is 0 or 1."""
+    if HARD_SLOPE == 0.0:
+        return gate * (1.0 - gate)
+    else:
+        return ((gate > 0.0) & (gate < 1.0)).to(gate.dtype) * HARD_SLOPE
 
 
 @triton.jit
@@ -54,19 +72,20 @@ def cell_forward(
     peephole_o,
     previous_cell,
     SEES_CURRENT: tl.constexpr,
+    HARD_SLOPE: tl.constexpr,
 ):
     """Equations (1)-(5): pre-activations and C_{t-1} to the gates i, f, g, o, to C_t and H_t.
 
     The output gate looks at C_t if ``SEES_CURRENT``, else at C_{t-1}.
     """
-    i = sigmoid(z_i + peephole_i * previous_cell)
-    f = sigmoid(z_f + peephole_f * previous_cell)
+    i = sigmoid(z_i + peephole_i * previous_cell, HARD_SLOPE)
+    f = sigmoid(z_f + peephole_f * previous_cell, HARD_SLOPE)
     g = hyperbolic_tangent(z_g)
     cell = f * previous_cell + i * g
     if SEES_CURRENT:
-        o = sigmoid(z_o + peephole_o * cell)
+        o = sigmoid(z_o + peephole_o * cell, HARD_SLOPE)
     else:
-        o = sigmoid(z_o + peephole_o * previous_cell)
+        o = sigmoid(z_o + peephole_o * previous_cell, HARD_SLOPE)
     return i, f, g, o, cell, o * hyperbolic_tangent(cell)
 
 
@@ -84,6 +103,7 @@ def cell_backward(
     hidden_gradient,
     cell_gradient,
     SEES_CURRENT: tl.constexpr,
+    HARD_SLOPE: tl.constexpr,
 ):
     """The reverse of :func:`cell_forward`.
 
@@ -91,12 +111,12 @@ def cell_backward(
     came from step t+1. Gives the gradients of the four pre-activations and of C_{t-1}.
     """
     tanh_cell = hyperbolic_tangent(cell)
-    d_o = hidden_gradient * tanh_cell * o * (1.0 - o)
+    d_o = hidden_gradient * tanh_cell * sigmoid_derivative(o, HARD_SLOPE)
     d_cell = cell_gradient + hidden_gradient * o * (1.0 - tanh_cell * tanh_cell)
     if SEES_CURRENT:
         d_cell += peephole_o * d_o
-    d_i = d_cell * g * i * (1.0 - i)
-    d_f = d_cell * previous_cell * f * (1.0 - f)
+    d_i = d_cell * g * sigmoid_derivative(i, HARD_SLOPE)
+    d_f = d_cell * previous_cell * sigmoid_derivative(f, HARD_SLOPE)
     d_g = d_cell * i * (1.0 - g * g)
     d_previous = d_cell * f + peephole_i * d_i + peephole_f * d_f
     if not SEES_CURRENT:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memx_fast.ops import accumulate_dtype
 
-from .arguments import GATES, Arguments, Sizes, checked_sizes
+from .arguments import GATES, Arguments, Equations, Sizes, checked_sizes
 from .autotuning import autotuned, tile_options
 from .cell import cell_forward, load_peepholes
 from .configurations import configuration, depth, numbers_of
@@ -60,6 +60,7 @@ def forward_step(
     RECURRENT: tl.constexpr,  # H_{t-1} is not None
     SPATIAL: tl.constexpr,
     SEES_CURRENT: tl.constexpr,
+    HARD_SLOPE: tl.constexpr,  # of the hard sigmoid; 0: the logistic one
     PRECISION: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -125,7 +126,8 @@ def forward_step(
             previous_cell_ptr + (previous_cell_step * step_size + tile) + at, mask=mask, other=0.0
         )
     i, f, g, o, cell, hidden = cell_forward(
-        z_i, z_f, z_g, z_o, peephole_i, peephole_f, peephole_o, previous_cell, SEES_CURRENT
+        *(z_i, z_f, z_g, z_o, peephole_i, peephole_f, peephole_o, previous_cell),
+        *(SEES_CURRENT, HARD_SLOPE),
     )
     if hidden_ptr is not None:
         tl.store(cell_ptr + (cell_step * step_size + tile) + at, cell, mask=mask)
@@ -153,7 +155,9 @@ class ForwardPass:
     The backward pass uses it too, to compute gates again.
     """
 
-    def __init__(self, arguments: Arguments, sizes: Sizes, padding: list[int], sees_current: bool):
+    def __init__(
+        self, arguments: Arguments, sizes: Sizes, padding: list[int], equations: Equations
+    ):
         x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0 = arguments
         self.sizes = sizes
         self.accumulate = accumulate_dtype(x.dtype)
@@ -188,7 +192,7 @@ class ForwardPass:
             "PADDING_COLUMNS": padding[1],
             "COLUMNS": self._weight_hh.shape[2],
             "SPATIAL": weight_ch is not None and weight_ch.dim() == 4,
-            "SEES_CURRENT": sees_current,
+            **equations.constants(),
             "BLOCK_C": tile.block_c,
             "BLOCK_K": block_k,
             "INPUT_BLOCK_K": input_block_k,
@@ -257,6 +261,7 @@ def conv_lstm(
     output_sees_current: bool,
     save_cells: bool,
     saved_gates: int,
+    hard_sigmoid_slope: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``memx_fast::conv_lstm``: see :mod:`memx_fast.ops`.
 
@@ -280,7 +285,8 @@ def conv_lstm(
     cells = x.new_empty(saved_cells, dtype=accumulate)
     gates = x.new_empty((saved_gates, *image, GATES, sizes.hidden))
     with on_device_of(x):
-        layer = ForwardPass(arguments, sizes, padding, output_sees_current)
+        equations = Equations.checked(output_sees_current, hard_sigmoid_slope)
+        layer = ForwardPass(arguments, sizes, padding, equations)
         written = cells if save_cells else c_n
         for t in range(steps):
             layer.launch(

@@ -257,11 +257,11 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& weight_ch,
                        const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
-                       at::IntArrayRef padding, bool output_sees_current,
-                       std::array<bool, 7> needs) {
+                       at::IntArrayRef padding, bool output_sees_current, std::array<bool, 7> needs,
+                       double hard_sigmoid_slope) {
   const at::AutoDispatchBelowADInplaceOrView no_views;
   const Arguments arguments = checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0,
-                                                padding, output_sees_current);
+                                                padding, output_sees_current, hard_sigmoid_slope);
   const Incoming incoming{grad_output.value_or(at::Tensor()), grad_h_n.value_or(at::Tensor()),
                           grad_c_n.value_or(at::Tensor())};
   const Saved saved{output, cells, gates};

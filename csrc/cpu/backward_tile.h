@@ -40,10 +40,11 @@ MEMX_INLINE void add_lanes(Vec value, int64_t count, element_t<Vec>* sum) {
 
 // Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the tile,
 // kept in `gates` (which holds pre-activations when gates are recomputed) and written to the plane.
-template <class S, class O, int V, bool output_sees_current>
+template <class S, class O, int V, bool output_sees_current, class Sigmoid>
 void differentiate_cell(const BackwardStep<S, O>& step,
                         const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
-                        const accumulate_t<O>* hidden_gradient, accumulate_t<O>* gates) {
+                        const accumulate_t<O>* hidden_gradient, accumulate_t<O>* gates,
+                        const Sigmoid& sigmoid) {
   using A = accumulate_t<O>;
   using Vec = vector_t<A, V>;
   const ForwardStep<S, O>& forward = step.forward;
@@ -71,7 +72,7 @@ void differentiate_cell(const BackwardStep<S, O>& step,
       Gates<Vec> gate;
       if (forward.gates == nullptr) {
         gate = load_gates<A, V>(panel, panel + panel_pitch);
-        cell_forward<output_sees_current, Vec>(gate, peephole, previous);
+        cell_forward<output_sees_current, Vec>(gate, peephole, previous, sigmoid);
       } else {
         const S* saved = forward.gates + image_pixel * kGates * sizes.hidden + c;
         gate = {load_lanes<Vec>(saved, count), load_lanes<Vec>(saved + sizes.hidden, count),
@@ -83,7 +84,7 @@ void differentiate_cell(const BackwardStep<S, O>& step,
                              (vector % kPanelVectors) * V;
       Vec cell_gradient = load_lanes<Vec>(step.cell_gradient + at, count);
       const Gates<Vec> d = cell_backward<output_sees_current, Vec>(
-          gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient);
+          gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient, sigmoid);
       store_lanes(cell_gradient, count, step.cell_gradient + at);
       store_gates(d, panel, panel + panel_pitch);
       store_gates(d, plane + vector * kGates * V, plane + (vector * kGates + 2) * V);
@@ -234,11 +235,10 @@ void backward_tile(const BackwardStep<S, O>& step,
   if (forward.gates == nullptr) {
     compute_gates<S, O, V>(forward, tile, scratch.forward);
   }
-  if (forward.peepholes.output_sees_current) {
-    differentiate_cell<S, O, V, true>(step, parameters, tile, hidden_gradient, gates);
-  } else {
-    differentiate_cell<S, O, V, false>(step, parameters, tile, hidden_gradient, gates);
-  }
+  for_equations(forward, [&](auto output_sees_current, const auto& sigmoid) {
+    differentiate_cell<S, O, V, output_sees_current.value>(step, parameters, tile, hidden_gradient,
+                                                           gates, sigmoid);
+  });
   if (step.input_gates_gradient.data != nullptr) {
     store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gates_gradient);
   }

@@ -13,7 +13,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const at::Tensor& x, const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-    at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates);
+    at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates,
+    double hard_sigmoid_slope);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
@@ -24,7 +25,7 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& weight_ch,
                        const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
-                       at::IntArrayRef padding, bool output_sees_current,
-                       std::array<bool, 7> needs);
+                       at::IntArrayRef padding, bool output_sees_current, std::array<bool, 7> needs,
+                       double hard_sigmoid_slope);
 
 }  // namespace memx

@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace memx {
 void check_dtype(const char* name, const at::Tensor& tensor, at::ScalarType expected) {
@@ -95,9 +96,12 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             const std::optional<at::Tensor>& weight_ch,
                             const std::optional<at::Tensor>& h_0,
                             const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
-                            bool output_sees_current) {
+                            bool output_sees_current, double hard_sigmoid_slope) {
   TORCH_CHECK(padding.size() == 2, "memx_fast: padding has ", padding.size(),
               " numbers, expected rows and columns");
+  TORCH_CHECK(hard_sigmoid_slope >= 0 && hard_sigmoid_slope < HUGE_VAL,
+              "memx_fast: hard_sigmoid_slope is ", hard_sigmoid_slope,
+              ", expected a finite number above 0, or 0 for the logistic sigmoid");
   const Arguments arguments{x,
                             weight_ih.value_or(at::Tensor()),
                             weight_hh,
@@ -106,7 +110,8 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             h_0.value_or(at::Tensor()),
                             c_0.value_or(at::Tensor()),
                             {padding[0], padding[1]},
-                            output_sees_current};
+                            output_sees_current,
+                            hard_sigmoid_slope};
   check_arguments(arguments);
   return arguments;
 }
@@ -168,6 +173,7 @@ ForwardStep<S, O> Sequence<S, O>::forward_step(int64_t t) const {
   const bool spatial = arguments.weight_ch.defined() && arguments.weight_ch.dim() == 4;
   step.peepholes = {peephole_weights_.template data_ptr<A>(), spatial ? sizes.hidden : 0,
                     peephole_weights_.size(1) * sizes.hidden, arguments.output_sees_current};
+  step.hard_sigmoid_slope = A(arguments.hard_sigmoid_slope);
   if (t == 0) {
     if (arguments.h_0.defined()) {
       step.hidden_frame = frame_of<const S>(arguments.h_0);

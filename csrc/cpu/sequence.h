@@ -16,6 +16,7 @@ struct Arguments {
   at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;
   Padding padding;  // of the input convolution
   bool output_sees_current;
+  double hard_sigmoid_slope;  // 0: the logistic sigmoid
 };
 
 // The arguments as the operators get them. Throws c10::Error, with the offending shape or dtype,
@@ -25,7 +26,7 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             const std::optional<at::Tensor>& weight_ch,
                             const std::optional<at::Tensor>& h_0,
                             const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
-                            bool output_sees_current);
+                            bool output_sees_current, double hard_sigmoid_slope);
 
 // Batch, sizes of the states and hidden channels that the arguments lead to.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes);

@@ -96,6 +96,7 @@ struct ForwardStep {
   Frame<const S> hidden_frame;  // H_{t-1}; data null: zeros
   const A* bias = nullptr;      // [gate_columns]
   Peepholes<A> peepholes;
+  A hard_sigmoid_slope = 0;          // 0: the logistic sigmoid
   const A* previous_cell = nullptr;  // [B, H, W, C]; null: zeros
   A* cell = nullptr;                 // [B, H, W, C]; may be `previous_cell`
   S* hidden = nullptr;               // [B, H, W, C]

@@ -23,6 +23,7 @@ def forward(case: Case, arguments: dict[str, Tensor | None], saved_gates: int | 
         case.output_peephole == "current",
         True,
         case.steps if saved_gates is None else saved_gates,
+        case.hard_slope,
     )
 
 
@@ -50,6 +51,7 @@ def kernels(
         padding_of(case),
         case.output_peephole == "current",
         [name in wanted for name in NAMES],
+        case.hard_slope,
     )
     found = dict(zip(RESULTS, results, strict=True))
     for name, grad in zip(NAMES, grads, strict=True):

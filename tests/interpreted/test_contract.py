@@ -114,6 +114,8 @@ def test_gate_arithmetic_in_ulps() -> None:
         ({"c_0": torch.zeros(1, 3, 4, 4, dtype=torch.bfloat16)}, "c_0 has dtype"),
         ({"padding": (1,)}, "padding has 1 number"),
         ({"saved_gates": 3}, "saved_gates is 3, expected 0 to 2 steps"),
+        ({"slope": -0.5}, "hard_sigmoid_slope is -0.5, expected a finite number above 0"),
+        ({"slope": float("nan")}, "hard_sigmoid_slope is nan"),
     ],
 )
 def test_operator_refuses_what_does_not_fit(change: dict[str, object], message: str) -> None:

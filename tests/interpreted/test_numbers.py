@@ -35,6 +35,8 @@ CASES = (
     Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1), bias=False, states=False),
     Case(2, 1, 1, 5, 6, 5, (3, 3), (2, 3), padding=(1, 2), peephole="spatial"),
     Case(2, 1, 9, 3, 5, 13, (3, 3), (3, 3), padding=(2, 2), peephole="channel"),
+    Case(3, 2, 3, 5, 4, 5, peephole="channel", hard_slope=0.2),
+    Case(2, 1, 2, 3, 5, 4, peephole="spatial", output_peephole="current", hard_slope=0.7),
 )
 
 
@@ -55,6 +57,7 @@ ACCURACY_CASES = (
     Case(2, 1, 17, 33, 9, 8, states=False),
     Case(3, 1, 3, 12, 11, 9, (5, 5), (5, 5), bias=False),
     Case(3, 1, 0, 16, 12, 9),
+    Case(3, 2, 5, 16, 9, 7, peephole="channel", hard_slope=0.5),
 )
 
 
