@@ -12,6 +12,8 @@
 //   weight_ch  (3, C) or (3, C, H, W), in order i, f, o
 //   h_0, c_0   (B, C, H, W); absent: zeros
 //   padding    zeros around x, rows and columns, less than the kernel: H = Hx + 2 rows - kh + 1
+//   hidden_mask  (B, C, H, W), multiplies H_{t-1} on its way into the recurrent convolution; absent:
+//              ones
 //   hard_sigmoid_slope  above 0: the gates i, f, o are clamp(slope z + 1/2, 0, 1); 0: logistic
 //
 //   output     (T, B, C, H, W), channels-last strides

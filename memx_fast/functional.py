@@ -43,6 +43,7 @@ def conv_lstm(
     weight_ch: Tensor | None = None,
     state: State | None = None,
     *,
+    hidden_mask: Tensor | None = None,
     output_peephole: str = "previous",
     recurrent_activation: str = "sigmoid",
     hard_sigmoid_slope: float = 1 / 6,
@@ -76,6 +77,10 @@ def conv_lstm(
             and pixel ``(3, C, H', W')``, or None for none.
         state: ``(h_0, c_0)``, both ``(B, C, H', W')``, or None for zeros. ``c_0`` may be float32
             where the rest is a half type.
+        hidden_mask: ``(B, C, H', W')``, a factor of H_{t-1} on its way into the recurrent
+            convolution, the same at every step, or None for none. With elements that are 0 with
+            probability p and else 1 / (1 - p) it is recurrent dropout with the mask held over time
+            (Gal & Ghahramani 2016). A constant: it gets no gradient.
         output_peephole: the cell state that the output gate sees: that before the step,
             ``"previous"``, or that after it, ``"current"`` (Shi et al. 2015).
         recurrent_activation: what the gates i, f and o go through: ``"sigmoid"``, the logistic
@@ -112,13 +117,13 @@ def conv_lstm(
     check_equations(output_peephole, recurrent_activation, hard_sigmoid_slope)
     slope = float(hard_sigmoid_slope) if recurrent_activation == "hard_sigmoid" else 0.0
     recompute = share_or_flag("recompute", recompute)
-    _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state)
+    _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask)
     _check_weights(x, weight_ih, weight_hh, bias)
     convolution = _input_convolution(weight_ih, weight_hh.dim() - 2, padding, stride, dilation)
-    _check_states(x, weight_hh, weight_ch, state, convolution)
+    _check_states(x, weight_hh, weight_ch, state, hidden_mask, convolution)
 
     h_0, c_0 = (None, None) if state is None else state
-    engine = _engine(backend, x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
+    engine = _engine(backend, x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask)
     if engine in _EQUATIONS:
         return _EQUATIONS[engine](
             x,
@@ -127,6 +132,7 @@ def conv_lstm(
             bias,
             weight_ch,
             state,
+            hidden_mask,
             output_peephole=output_peephole,
             hard_sigmoid_slope=slope,
             padding=padding,
@@ -134,7 +140,7 @@ def conv_lstm(
             dilation=dilation,
         )
     output, h_n, c_n = fused.conv_lstm(
-        fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0),
+        fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask),
         convolution,
         fused.Options(output_peephole, slope, recompute),
     )
@@ -194,6 +200,7 @@ def _check_tensors(
     bias: Tensor | None,
     weight_ch: Tensor | None,
     state: State | None,
+    hidden_mask: Tensor | None,
 ) -> None:
     """All are tensors on one device, and of one dtype or, under autocast, castable to one."""
     _check_tensor("x", x)
@@ -209,6 +216,12 @@ def _check_tensors(
             raise TypeError(f"state: got {described(state)}, expected two tensors (h_0, c_0)")
         _check_belongs("h_0", state[0], x, autocast)
         _check_belongs("c_0", state[1], x, autocast)
+    if hidden_mask is not None:
+        _check_belongs("hidden_mask", hidden_mask, x, autocast)
+        if hidden_mask.requires_grad:
+            raise ValueError(
+                "hidden_mask: got a tensor that needs a gradient, expected a constant: it gets none"
+            )
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -303,6 +316,7 @@ def _check_states(
     weight_hh: Tensor,
     weight_ch: Tensor | None,
     state: State | None,
+    hidden_mask: Tensor | None,
     convolution: InputConvolution,
 ) -> None:
     """Shapes of what depends on the size of the frames."""
@@ -314,9 +328,8 @@ def _check_states(
             f"weight_ch: got shape {tuple(weight_ch.shape)}, "
             f"expected {peepholes[0]} or {peepholes[1]}"
         )
-    if state is None:
-        return
     expected = (x.shape[1], *image)
-    for name, tensor in zip(("h_0", "c_0"), state, strict=True):
-        if tuple(tensor.shape) != expected:
+    h_0, c_0 = (None, None) if state is None else state
+    for name, tensor in (("h_0", h_0), ("c_0", c_0), ("hidden_mask", hidden_mask)):
+        if tensor is not None and tuple(tensor.shape) != expected:
             raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected {expected}")

@@ -28,6 +28,7 @@ class Arguments(NamedTuple):
     weight_ch: Tensor | None
     h_0: Tensor | None
     c_0: Tensor | None
+    hidden_mask: Tensor | None
 
 
 class Options(NamedTuple):
@@ -93,7 +94,7 @@ def _over_volumes(arguments: Arguments, convolution: InputConvolution, options: 
     """PyTorch's convolutions, and one call of the operator a step for all that is left."""
     if arguments.weight_ih is not None:
         arguments = _with_input_gates(arguments, convolution)
-    gates_x, _, weight_hh, bias, weight_ch, *state = arguments
+    gates_x, _, weight_hh, bias, weight_ch, hidden, cell, hidden_mask = arguments
     dtype = reference.autocast_dtype(gates_x) or gates_x.dtype
     gates_x, weight_hh = gates_x.to(dtype), weight_hh.to(dtype)
     peepholes = None if weight_ch is None else _as_image(weight_ch)
@@ -101,12 +102,12 @@ def _over_volumes(arguments: Arguments, convolution: InputConvolution, options: 
     no_weight = weight_hh.new_zeros((*weight_hh.shape[:2], 1, 1))
     steps, volume = gates_x.shape[0], gates_x.shape[3:]
     recomputed = steps - ops.kept_steps(steps, options.recompute)
-    hidden, cell = state
     output = []
     for t in range(steps):
         gates = gates_x[t]
         if hidden is not None:
-            gates = gates + reference.recurrent_gates(hidden.to(dtype), weight_hh)
+            convolved = reference.masked(hidden.to(dtype), hidden_mask)
+            gates = gates + reference.recurrent_gates(convolved, weight_hh)
         _, hidden, cell = ops.fused_conv_lstm(
             _as_image(gates).unsqueeze(0),
             None,

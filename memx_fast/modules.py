@@ -45,6 +45,10 @@ class ConvLSTM(Recurrence):
             are not affected.
         dropout: probability with which elements of the output of every layer but the last are set
             to 0 in training.
+        recurrent_dropout: probability with which elements of H_{t-1} are set to 0 on their way into
+            the recurrent convolution in training, the others being divided by one minus it (Gal &
+            Ghahramani 2016; Keras's argument of this name). Each call draws one mask a recurrence,
+            of the shape of its state, for all steps and gates.
         bidirectional: run a second recurrence from the last frame to the first, and put its output
             after the first one's in the channels.
         peephole: what the gates see of the cell state: nothing, None; one weight a channel,
@@ -115,6 +119,7 @@ class ConvLSTM(Recurrence):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         bidirectional: bool = False,
         peephole: str | None = None,
         spatial_size: int | Sizes | None = None,
@@ -160,6 +165,7 @@ class ConvLSTM(Recurrence):
         self.bias = flag("bias", bias)
         self.batch_first = flag("batch_first", batch_first)
         self.dropout = share("dropout", dropout)
+        self.recurrent_dropout = share("recurrent_dropout", recurrent_dropout)
         self.bidirectional = flag("bidirectional", bidirectional)
         self.recompute = share_or_flag("recompute", recompute)
         if self.dropout > 0 and layers == 1:
@@ -218,6 +224,7 @@ class ConvLSTM(Recurrence):
             bias=True,
             batch_first=False,
             dropout=0.0,
+            recurrent_dropout=0.0,
             bidirectional=False,
             peephole=None,
             spatial_size=None,
@@ -252,10 +259,19 @@ class ConvLSTM(Recurrence):
             suffix,
             x.flip(0) if backwards else x,
             state,
+            hidden_mask=self._hidden_mask(x, layer),
             over_frames=layer == 0,
             recompute=self.recompute,
         )
         return (output.flip(0) if backwards else output), states
+
+    def _hidden_mask(self, x: Tensor, layer: int) -> Tensor | None:
+        """What recurrent dropout leaves of the hidden state in a call over x (T, B, C, H, W)."""
+        if not self.training or self.recurrent_dropout == 0:
+            return None
+        size = self._convolution.output_size(*x.shape[3:]) if layer == 0 else x.shape[3:]
+        ones = x.new_ones((x.shape[1], self._hidden[layer], *size))
+        return F.dropout(ones, self.recurrent_dropout)
 
     def _initial_states(self, state: Any, x: Tensor, unbatched: bool) -> list[State | None]:
         """(h_0, c_0) of every layer and direction for x (T, B, C, H, W), or None for zeros."""

@@ -22,6 +22,7 @@ def conv_lstm(
     bias: Tensor | None,
     weight_ch: Tensor | None,
     state: State | None,
+    hidden_mask: Tensor | None,
     *,
     output_peephole: str,
     hard_sigmoid_slope: float,
@@ -44,10 +45,13 @@ def conv_lstm(
         # An axis of 1 would count as one of any size.
         weight_ch = weight_ch.detach().expand(-1, -1, *gates_x.shape[3:])
 
+    if hidden_mask is not None:
+        hidden_mask = hidden_mask.detach()
+
     def step(state: State, gates_t: Tensor) -> tuple[State, Tensor]:
         hidden, cell = state
         hidden, now = reference.forward_step(
-            *(gates_t, hidden, cell, weight_hh, weight_ch),
+            *(gates_t, hidden, cell, weight_hh, weight_ch, hidden_mask),
             output_peephole == "current",
             hard_sigmoid_slope,
         )

@@ -135,6 +135,7 @@ class Recurrence(nn.Module):
         x: Tensor,
         state: State | None,
         *,
+        hidden_mask: Tensor | None = None,
         over_frames: bool = True,
         recompute: float = 0.5,
     ) -> tuple[Tensor, State]:
@@ -143,6 +144,7 @@ class Recurrence(nn.Module):
             x,
             *self._parameters_of(suffix),
             state,
+            hidden_mask=hidden_mask,
             output_peephole=self.output_peephole,
             recurrent_activation=self.recurrent_activation,
             hard_sigmoid_slope=self.hard_sigmoid_slope,

@@ -90,7 +90,7 @@ class _Step(NamedTuple):
     o: Tensor
     previous_cell: Tensor
     cell: Tensor
-    previous_hidden: Tensor
+    convolved: Tensor  # H_{t-1}, times the mask if there is one
 
 
 def conv_lstm(
@@ -100,6 +100,7 @@ def conv_lstm(
     bias: Tensor | None = None,
     weight_ch: Tensor | None = None,
     state: State | None = None,
+    hidden_mask: Tensor | None = None,
     *,
     output_peephole: str = "previous",
     hard_sigmoid_slope: float = 0.0,
@@ -119,6 +120,8 @@ def conv_lstm(
         bias: ``(4C,)`` or None.
         weight_ch: ``(3, C)``, ``(3, C, H', W')`` or None.
         state: ``(h_0, c_0)``, both ``(B, C, H', W')``; None for zeros.
+        hidden_mask: ``(B, C, H', W')``: stands before every H_{t-1} of (1), (2), (4) and of g_t as
+            a factor; None for none.
         output_peephole: ``"previous"`` or ``"current"``: the cell state that the output gate sees.
         hard_sigmoid_slope: 0 for the logistic sigmoid; above 0, the slope of the hard one.
         padding: of the input convolution: ``"same"``, ``"valid"``, or rows and columns of zeros.
@@ -139,7 +142,7 @@ def conv_lstm(
     output = []
     for gates_t in gates_x:
         hidden, step = forward_step(
-            *(gates_t, hidden, cell, weight_hh, weight_ch),
+            *(gates_t, hidden, cell, weight_hh, weight_ch, hidden_mask),
             output_peephole == "current",
             hard_sigmoid_slope,
         )
@@ -158,6 +161,7 @@ def conv_lstm_backward(
     bias: Tensor | None = None,
     weight_ch: Tensor | None = None,
     state: State | None = None,
+    hidden_mask: Tensor | None = None,
     *,
     output_peephole: str = "previous",
     hard_sigmoid_slope: float = 0.0,
@@ -180,8 +184,9 @@ def conv_lstm_backward(
         d(C_{t-1}) = d(C_t) o f_t + W_ci o d(z_i) + W_cf o d(z_f) + [previous] W_co o d(z_o)
 
     where ``W_h^T *`` is the transposed convolution. The derivative of the hard sigmoid is not
-    ``i o (1 - i)`` but its slope where ``0 < i < 1``, and else 0. All that is left is a sum over t,
-    done at once after the loop::
+    ``i o (1 - i)`` but its slope where ``0 < i < 1``, and else 0. With a mask every H_{t-1} and
+    every ``W_h^T * d(z)`` is multiplied by it. All that is left is a sum over t, done at once after
+    the loop::
 
         d(h_0) = W_h^T * d(z_1)        d(c_0) = d(C_0)           d(X_t) = W_x^T * d(z_t)
         d(W_h) = sum d(z_t) x H_{t-1}  d(W_x) = sum d(z_t) x X_t d(b)   = sum d(z_t)
@@ -194,9 +199,9 @@ def conv_lstm_backward(
         grad_output: incoming gradient ``(T, B, C, H', W')``, or None for zeros.
         grad_h_n: ``(B, C, H', W')``, or None for zeros.
         grad_c_n: ``(B, C, H', W')``, or None for zeros.
-        x, weight_ih, weight_hh, bias, weight_ch, state, output_peephole, hard_sigmoid_slope,
-            padding, stride, dilation: what :func:`conv_lstm` was called with. The gates are
-            computed again from them.
+        x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask, output_peephole,
+            hard_sigmoid_slope, padding, stride, dilation: what :func:`conv_lstm` was called with.
+            The gates are computed again from them.
 
     Returns:
         The gradients, of the shapes of the arguments.
@@ -209,7 +214,8 @@ def conv_lstm_backward(
     steps = []
     for gates_t in gates_x:
         hidden, step = forward_step(
-            gates_t, hidden, cell, weight, peepholes, sees_current, hard_sigmoid_slope
+            *(gates_t, hidden, cell, weight, peepholes, hidden_mask),
+            *(sees_current, hard_sigmoid_slope),
         )
         cell = step.cell
         steps.append(step)
@@ -224,16 +230,17 @@ def conv_lstm_backward(
             steps[t], grad_hidden, grad_cell, peepholes, sees_current, hard_sigmoid_slope
         )
         grads_z.append(grad_z)
-        grad_hidden = convolution.grad_input(
+        grad_convolved = convolution.grad_input(
             hidden.shape, weight, grad_z.to(weight.dtype), padding=_same(weight)
-        ).to(cell.dtype)
+        )
+        grad_hidden = masked(grad_convolved, hidden_mask).to(cell.dtype)
     grads_z.reverse()
     grad_z = torch.stack(grads_z)
     grad_x, grad_weight_ih = _input_gates_backward(
         grad_z.to(gates_x.dtype), x, weight_ih, padding, stride, dilation
     )
     grad_weight_hh = convolution.grad_weight(
-        torch.cat([step.previous_hidden for step in steps]),
+        torch.cat([step.convolved for step in steps]),
         weight.shape,
         grad_z.flatten(0, 1).to(weight.dtype),
         padding=_same(weight),
@@ -286,6 +293,11 @@ def recurrent_gates(hidden: Tensor, weight_hh: Tensor) -> Tensor:
     return _convolution_of(weight_hh).forward(hidden, weight_hh, padding=_same(weight_hh))
 
 
+def masked(hidden: Tensor, hidden_mask: Tensor | None) -> Tensor:
+    """What of the hidden state, or of its gradient, passes the mask ``(B, C, H, W)``."""
+    return hidden if hidden_mask is None else hidden * hidden_mask.to(hidden.dtype)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast gives a layer whose input is x, or None where it leaves it alone."""
     device = x.device.type
@@ -336,11 +348,13 @@ def forward_step(
     cell: Tensor,
     weight_hh: Tensor,
     weight_ch: Tensor | None,
+    hidden_mask: Tensor | None,
     sees_current: bool,
     hard_sigmoid_slope: float,
 ) -> tuple[Tensor, _Step]:
     """Equations (1)-(5): the next hidden state, in the dtype of the gates, and what led to it."""
-    z = gates_x.to(cell.dtype) + recurrent_gates(hidden, weight_hh)
+    convolved = masked(hidden, hidden_mask)
+    z = gates_x.to(cell.dtype) + recurrent_gates(convolved, weight_hh)
     z_i, z_f, z_g, z_o = z.chunk(4, 1)
     if weight_ch is not None:
         z_i = z_i + weight_ch[0] * cell
@@ -351,7 +365,7 @@ def forward_step(
         z_o = z_o + weight_ch[2] * (next_cell if sees_current else cell)
     o = _gate(z_o, hard_sigmoid_slope)
     next_hidden = (o * next_cell.tanh()).to(gates_x.dtype)
-    return next_hidden, _Step(i, f, g, o, cell, next_cell, hidden)
+    return next_hidden, _Step(i, f, g, o, cell, next_cell, convolved)
 
 
 def _gate(z: Tensor, hard_sigmoid_slope: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Problems for the fused operator, and plain PyTorch to compare with: shared by its tests."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ class Case:
     states: bool = True
     bias: bool = True
     hard_slope: float = 0.0  # of the hard sigmoid; 0: the logistic one
+    masked: bool = False  # the hidden state, on its way into the recurrent convolution
 
     def arguments(self, seed: int = 0) -> dict[str, Tensor | None]:
         """Float64 arguments at the scale of a freshly initialised network."""
@@ -53,6 +55,14 @@ class Case:
             "c_0": draw(self.batch, self.hidden, *image, scale=0.5) if self.states else None,
         }
 
+    def hidden_mask(self, like: Tensor) -> Tensor | None:
+        """Zeros and twos, as a dropout of one half draws, of the dtype and device of another."""
+        if not self.masked:
+            return None
+        shape = (self.batch, self.hidden, self.height, self.width)
+        mixed = torch.arange(math.prod(shape), device=like.device) * 40503 // 64
+        return (mixed % 2 * 2).to(like.dtype).view(shape)
+
     def frame(self) -> tuple[int, int]:
         """The size of x for states of height x width."""
         if not self.input_channels or self.padding is None:
@@ -75,6 +85,7 @@ class Case:
 def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.0):
     return ops.fused_conv_lstm(
         *(arguments[name] for name in NAMES),
+        case.hidden_mask(arguments["x"]),
         padding=case.padding,
         output_peephole=case.output_peephole,
         hard_sigmoid_slope=case.hard_slope,
@@ -104,9 +115,11 @@ def plain(case: Case, arguments: dict[str, Tensor | None]):
             return torch.sigmoid(z)
         return torch.nn.functional.hardtanh(case.hard_slope * z + 0.5, 0, 1)
 
+    mask = case.hidden_mask(x)
     output = []
     for gates_t in gates_x:
-        z = gates_t + torch.nn.functional.conv2d(hidden, weight_hh, padding=same)
+        convolved = hidden if mask is None else hidden * mask
+        z = gates_t + torch.nn.functional.conv2d(convolved, weight_hh, padding=same)
         z_i, z_f, z_g, z_o = z.chunk(4, 1)
         previous = cell
         i = sigmoid(z_i + peepholes[0] * previous)

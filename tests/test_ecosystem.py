@@ -54,6 +54,19 @@ def test_compiled_once_for_every_length(activation: str) -> None:
     assert len(graphs) == 1
 
 
+def test_recurrent_dropout_compiled() -> None:
+    """The mask is drawn inside the graph, anew for every call."""
+    layer = made(2, 3, recurrent_dropout=0.5)
+    x = frames(3, 2, 2, 5, 6)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.manual_seed(0)
+    expected, again = layer(x)[0], layer(x)[0]
+    torch.manual_seed(0)
+    assert torch.equal(compiled(x)[0], expected)
+    assert torch.equal(compiled(x)[0], again)
+    assert not torch.equal(expected, again)
+
+
 def test_functional_call() -> None:
     """Other parameters for one call; gradients go to them, the layer keeps its own."""
     layer, other = made(2, 3), ConvLSTM(2, 3)
@@ -99,9 +112,10 @@ def test_autocast_and_grad_scaler() -> None:
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointed(use_reentrant: bool) -> None:
-    """torch.utils.checkpoint: nothing is kept, and the gradients are the same bits."""
-    layer = made(2, 3, num_layers=2)
+    """torch.utils.checkpoint: nothing is kept, the gradients are the same bits, masks included."""
+    layer = made(2, 3, num_layers=2, recurrent_dropout=0.5)
     x = frames(3, 2, 2, 5, 6).requires_grad_()
+    torch.manual_seed(1)
     output, (_, c_n) = layer(x)
     expected = gradients(layer, output.square().sum() + c_n.sum())
 
@@ -110,6 +124,7 @@ def test_checkpointed(use_reentrant: bool) -> None:
         output, (_, c_n) = layer(x)
         return output, c_n
 
+    torch.manual_seed(1)
     output, c_n = checkpoint(flat, x, use_reentrant=use_reentrant)
     (output.square().sum() + c_n.sum()).backward()
     assert_equal([value.grad for value in layer.parameters()], expected)

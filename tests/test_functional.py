@@ -180,6 +180,23 @@ def test_engines_agree_on_the_hard_sigmoid(
     assert not torch.allclose(exact["output"], usual, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["same", "valid", "stride", "ready_made_gates"])
+@pytest.mark.parametrize("recompute", [0, True], ids=["saved", "recompute"])
+def test_engines_agree_on_a_masked_hidden_state(name: str, recompute: bool) -> None:
+    """At every step, the first too; the mask of any strides, and no part of the saved state."""
+    geometry = GEOMETRIES[name]
+    arguments = cast(drawn(geometry), torch.float64)
+    mask = strewn(drawn(geometry, seed=3)["h_0"].detach().clamp_min(0))
+    options = {**geometry.options(), "recompute": recompute, "hidden_mask": mask}
+    exact = results_and_gradients(arguments, backend="reference", **options)
+    assert_same(results_and_gradients(arguments, backend="cpp", **options), exact)
+    first = {**arguments, "x": arguments["x"][:1]}
+    masked_by_hand = {**first, "h_0": arguments["h_0"] * mask}
+    found = run(first, backend="cpp", **options)
+    expected = run(masked_by_hand, backend="cpp", **geometry.options())
+    assert_same({"output": found[0]}, {"output": expected[0]})
+
+
 def strewn(tensor: Tensor) -> Tensor:
     """Dimensions laid out in reverse order, with NaN between the elements."""
     order = tuple(reversed(range(tensor.dim())))

@@ -80,6 +80,14 @@ REFUSED = (
     ({"weight_hh": zeros(8, 2, 2, 3)}, ValueError, rf"weight_hh: got a kernel of \(2, 3\), {ODD}"),
     ({"weight_hh": zeros(8, 2, 3, 4)}, ValueError, rf"weight_hh: got a kernel of \(3, 4\), {ODD}"),
     ({"bias": zeros(2)}, ValueError, r"bias: got shape \(2,\), expected \(8,\)"),
+    ({"hidden_mask": H_0[0]}, ValueError, r"hidden_mask: got shape \(2, 5, 6\), expected \(2, 2, "),
+    ({"hidden_mask": 0.5}, TypeError, "hidden_mask: got 0.5, expected a tensor"),
+    ({"hidden_mask": H_0.half()}, TypeError, "hidden_mask: got torch.float16, expected torch.floa"),
+    (
+        {"hidden_mask": torch.ones_like(H_0).requires_grad_()},
+        ValueError,
+        "hidden_mask: got a tensor that needs a gradient, expected a constant",
+    ),
     # equations
     (
         {"recurrent_activation": "relu"},

@@ -85,11 +85,22 @@ def strewn(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
 @pytest.mark.parametrize("output_peephole", ["previous", "current"])
 @pytest.mark.parametrize(
-    ("recompute", "activation"),
-    [(0, "sigmoid"), (0.5, "sigmoid"), (1, "sigmoid"), (0.5, "hard_sigmoid")],
+    ("recompute", "activation", "masked"),
+    [
+        (0, "sigmoid", False),
+        (0.5, "sigmoid", False),
+        (1, "sigmoid", False),
+        (0.5, "hard_sigmoid", False),
+        (0.5, "sigmoid", True),
+    ],
 )
 def test_fused_is_the_reference(
-    axes: int, peephole: str | None, output_peephole: str, recompute: float, activation: str
+    axes: int,
+    peephole: str | None,
+    output_peephole: str,
+    recompute: float,
+    activation: str,
+    masked: bool,
 ) -> None:
     """Results and all gradients in float64."""
     arguments = leaves_of(arguments_of(axes, peephole), torch.float64)
@@ -97,6 +108,7 @@ def test_fused_is_the_reference(
         "output_peephole": output_peephole,
         "recompute": recompute,
         "recurrent_activation": activation,
+        "hidden_mask": drawn(2, 3, *FRAMES[axes], seed=9).clamp_min(0) if masked else None,
     }
     exact = everything(arguments, backend="reference", **options)
     assert_same(everything(arguments, backend="cpp", **options), exact)

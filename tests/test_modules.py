@@ -183,6 +183,53 @@ def test_dropout_between_layers_in_training_only() -> None:
         ConvLSTM(1, 2, dropout=0.5)
 
 
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_recurrent_dropout_holds_its_mask_over_time(backend: str) -> None:
+    """One mask a recurrence and call, drawn by PyTorch's generator; none in evaluation."""
+    options = {"num_layers": 2, "bidirectional": True, "padding": "valid", **FLOAT64}
+    layer = randomised(ConvLSTM(2, 3, recurrent_dropout=0.4, backend=backend, **options))
+    plain = randomised(ConvLSTM(2, 3, **options))
+    x = frames(3, 2, 2, 6, 5)
+    assert_same(layer.eval()(x), plain(x))
+    layer.train()
+    torch.manual_seed(0)
+    output, (h_n, c_n) = layer(x)
+    assert not torch.allclose(output, plain(x)[0])
+    torch.manual_seed(0)
+    expected, states = x, []
+    for index in range(2):
+        parts = []
+        for suffix in (f"_l{index}", f"_l{index}_reverse"):
+            mask = nn.functional.dropout(torch.ones(2, 3, 4, 3, **FLOAT64), 0.4)
+            assert set(mask.unique().tolist()) == {0.0, 1 / 0.6}
+            turned = expected.flip(0) if suffix.endswith("reverse") else expected
+            padding = "valid" if index == 0 else "same"
+            part, state = conv_lstm(
+                turned, *parameters(plain, suffix), padding=padding, hidden_mask=mask
+            )
+            parts.append(part.flip(0) if suffix.endswith("reverse") else part)
+            states.append(state)
+        expected = torch.cat(parts, 2)
+    assert_same(output, expected)
+    assert_same((list(h_n), list(c_n)), tuple(list(part) for part in zip(*states, strict=True)))
+
+
+def test_recurrent_dropout_in_half_types_and_under_autocast() -> None:
+    """The mask takes the type of the computation; a probability of one leaves no recurrence."""
+    x = frames(3, 1, 2, 5, 5, dtype=torch.float32)
+    layer = randomised(ConvLSTM(2, 3, recurrent_dropout=0.5))
+    half = copy.deepcopy(layer).bfloat16()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = layer(x)
+    torch.manual_seed(0)
+    assert torch.equal(output, half(x.bfloat16())[0])
+    none = randomised(ConvLSTM(2, 3, recurrent_dropout=1.0))
+    weight_ih, weight_hh, bias, _ = parameters(none, "_l0")
+    expected, _ = conv_lstm(x, weight_ih, torch.zeros_like(weight_hh), bias)
+    torch.testing.assert_close(none(x)[0], expected)
+
+
 def test_recompute_changes_memory_not_gradients() -> None:
     """The gates are not kept, and the gradients are the same."""
     layer = randomised(ConvLSTM(2, 3, num_layers=2, recompute=True))

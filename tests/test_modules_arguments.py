@@ -24,6 +24,8 @@ WRONG_LAYERS = [
     ({"recompute": None}, TypeError, "recompute: got None"),
     ({"dropout": 1.5}, ValueError, "dropout: got 1.5, expected a number from 0 to 1"),
     ({"dropout": "0.5"}, TypeError, "dropout: got '0.5'"),
+    ({"recurrent_dropout": -0.1}, ValueError, "recurrent_dropout: got -0.1, expected a number"),
+    ({"recurrent_dropout": True}, TypeError, "recurrent_dropout: got True, expected a number"),
     ({"peephole": "full"}, ValueError, "peephole: got 'full', expected None"),
     ({"peephole": "spatial"}, ValueError, "spatial_size: got None with peephole='spatial'"),
     ({"spatial_size": (5, 5)}, ValueError, r"spatial_size: got \(5, 5\) with peephole=None"),
@@ -57,7 +59,8 @@ def test_wrong_arguments_are_named(wrong: dict[str, Any], error: type, message: 
     """What came and what was expected; the cell, where it has the argument, says the same."""
     with pytest.raises(error, match=message):
         ConvLSTM(**{"input_channels": 1, "hidden_channels": 2, **wrong})
-    layers_only = {"num_layers", "batch_first", "bidirectional", "recompute", "dropout"}
+    layers_only = {"num_layers", "batch_first", "bidirectional", "recompute"}
+    layers_only |= {"dropout", "recurrent_dropout"}
     if not layers_only & set(wrong) and not any(
         isinstance(value, list) for value in wrong.values()
     ):

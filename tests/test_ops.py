@@ -52,6 +52,9 @@ HARD_CASES = tuple(
 )
 
 
+MASKED_CASES = tuple(replace(case, masked=True) for case in CASES[3 :: len(VARIANTS) + 1])
+
+
 @pytest.fixture(params=_C.build_info()["instruction_sets"])
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set this processor runs, in turn."""
@@ -61,7 +64,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.select_instruction_set(usual)
 
 
-@pytest.mark.parametrize("case", [*CASES, *HARD_CASES], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *HARD_CASES, *MASKED_CASES], ids=str)
 def test_float64_agrees_with_the_reference(case: Case, instruction_set: str) -> None:
     """Results and all gradients to 1e-10, over shapes, peepholes, states; NaN-poisoned buffers."""
     arguments = cast(case.arguments(), torch.float64)
@@ -95,6 +98,8 @@ ACCURACY_CASES = (
     Case(3, 4, 24, 24, 21, 19, (1, 1), (1, 1), peephole="spatial"),
     Case(3, 2, 0, 16, 16, 15),
     Case(4, 2, 16, 64, 16, 16, hard_slope=0.2),
+    Case(4, 2, 5, 24, 12, 13, peephole="channel", masked=True),
+    Case(3, 2, 4, 12, 11, 11, (5, 5), masked=True),
     Case(5, 2, 8, 16, 13, 17, peephole="channel", output_peephole="current", hard_slope=0.5),
 )
 
@@ -173,7 +178,8 @@ def test_only_wanted_gradients(wanted: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
 def test_recompute(dtype: torch.dtype, output_peephole: str, share: float) -> None:
     """Without the gates of some steps: the same results, and gradients as accurate as with all."""
-    case = Case(4, 2, 3, 9, 8, 7, peephole="spatial", output_peephole=output_peephole)
+    options = {"peephole": "spatial", "output_peephole": output_peephole, "masked": True}
+    case = Case(4, 2, 3, 9, 8, 7, **options)
     rounded = {name: value.to(dtype).double() for name, value in case.arguments().items()}
     incoming = [grad.to(dtype).double() for grad in case.incoming()]
     exact = results_and_gradients(plain, case, cast(rounded, torch.float64), incoming)

@@ -106,7 +106,7 @@ def test_second_backward_over_one_graph() -> None:
 
 def test_bits_do_not_depend_on_the_thread_count() -> None:
     """The same bits with one, two and five threads, and from run to run."""
-    case = Case(3, 3, 9, 16, 37, 41, peephole="channel")
+    case = Case(3, 3, 9, 16, 37, 41, peephole="channel", masked=True)
     arguments = cast(case.arguments(), torch.float32)
     usual = torch.get_num_threads()
     try:
@@ -144,10 +144,13 @@ def test_opcheck(dtype: torch.dtype, ready_made: bool) -> None:
         6,
         padding=None if ready_made else (1, 0),
         peephole="channel",
+        hard_slope=0.2 if ready_made else 0.0,
+        masked=ready_made,
     )
     arguments = cast(case.arguments(), dtype, c_0=torch.float32)
-    padding, slope = ((0, 0), 0.2) if ready_made else ((1, 0), 0.0)
-    inputs = (*(arguments[name] for name in NAMES), padding, False, True, 2, slope)
+    padding = (0, 0) if ready_made else (1, 0)
+    options = (case.hard_slope, case.hidden_mask(arguments["x"]))
+    inputs = (*(arguments[name] for name in NAMES), padding, False, True, 2, *options)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.memx_fast.conv_lstm, inputs, test_utils=tests)
     plain_inputs = tuple(v.detach() if isinstance(v, Tensor) else v for v in inputs)
@@ -161,16 +164,17 @@ def test_opcheck(dtype: torch.dtype, ready_made: bool) -> None:
         padding,
         False,
         [True, not ready_made, True, True, True, True, True],
-        slope,
+        *options,
     )
     torch.library.opcheck(torch.ops.memx_fast.conv_lstm_backward, backward, test_utils=tests[::2])
 
 
 def test_opcheck_dynamic() -> None:
     """Ahead-of-time dispatch with symbolic shapes, forward and backward."""
-    case = Case(3, 2, 3, 4, 5, 6, peephole="spatial", output_peephole="current")
+    case = Case(3, 2, 3, 4, 5, 6, peephole="spatial", output_peephole="current", masked=True)
     arguments = cast(case.arguments(), torch.float64)
-    inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, 2, 0.25)
+    options = (0.25, case.hidden_mask(arguments["x"]))
+    inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, 2, *options)
     torch.library.opcheck(
         torch.ops.memx_fast.conv_lstm, inputs, test_utils="test_aot_dispatch_dynamic"
     )
@@ -178,7 +182,7 @@ def test_opcheck_dynamic() -> None:
 
 def test_compile() -> None:
     """torch.compile(fullgraph=True) traces through, forward and backward, bit for bit."""
-    case = Case(3, 2, 3, 4, 5, 6, peephole="channel")
+    case = Case(3, 2, 3, 4, 5, 6, peephole="channel", hard_slope=0.2, masked=True)
     arguments = cast(case.arguments(), torch.float32)
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
     exact = results_and_gradients(fused, case, arguments, case.incoming())
@@ -222,6 +226,8 @@ def test_autocast() -> None:
         ({"weight_hh": torch.zeros(0, 0, 3, 3)}, "weight_hh has shape"),
         ({"x": torch.zeros(2, 0, 2, 4, 4)}, "x has shape"),
         ({"padding": (1,)}, "padding has 1 number"),
+        ({"hidden_mask": torch.zeros(1, 1, 4, 4)}, "hidden_mask has shape"),
+        ({"hidden_mask": torch.zeros(1, 3, 4, 4).double()}, "hidden_mask has dtype"),
         ({"slope": -0.5}, "hard_sigmoid_slope is -0.5, expected a finite number above 0"),
         ({"slope": float("nan")}, "hard_sigmoid_slope is nan"),
         ({"slope": float("inf")}, "hard_sigmoid_slope is inf"),
@@ -243,6 +249,7 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: 
             False,
             0,
             change.get("slope", 0.0),
+            change.get("hidden_mask"),
         )
 
 

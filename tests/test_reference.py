@@ -66,9 +66,10 @@ def drawn(
     states: bool = True,
     bias: bool = True,
     recurrent_kernel: Sizes = (3, 1),
+    seed: int = 0,
 ) -> Arguments:
     """Float64 arguments of a tiny layer."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return 0.6 * torch.randn(*shape, dtype=torch.float64, generator=generator)
@@ -289,6 +290,23 @@ def check_backward(
         assert found[name].shape == leaf.shape, name
         assert_close(found[name], grad, name)
     assert {name for name, grad in found.items() if grad is not None} == set(leaves)
+
+
+def test_masked_hidden_state() -> None:
+    """What is masked is H_{t-1} before its convolution, at every step, and nothing else."""
+    arguments = drawn()
+    mask = drawn(seed=1)["h_0"]
+    output, h_n, c_n = run(arguments, hidden_mask=mask)
+    state = {"h_0": arguments["h_0"], "c_0": arguments["c_0"]}
+    for t in range(STEPS):
+        step = {**arguments, **state, "x": arguments["x"][t : t + 1]}
+        step["h_0"] = step["h_0"] * mask
+        expected, *state = run(step)
+        state = dict(zip(("h_0", "c_0"), state, strict=True))
+        assert_close(output[t], expected[0])
+    assert_close(h_n, state["h_0"])
+    assert_close(c_n, state["c_0"])
+    check_backward(arguments, hidden_mask=mask)
 
 
 @every_geometry

@@ -32,6 +32,7 @@ CASES = (
     Case(2, 2, 8, 9, 8, 7, padding=(0, 0), peephole="spatial", output_peephole="current"),
     Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1), states=False),
     Case(3, 2, 17, 33, 9, 11, peephole="channel", hard_slope=0.2),
+    Case(3, 2, 17, 33, 9, 11, peephole="channel", masked=True),
 )
 
 

@@ -30,6 +30,7 @@ class Arguments(NamedTuple):
     weight_ch: Tensor | None  # (3, C) or (3, C, H, W)
     h_0: Tensor | None  # (B, C, H, W)
     c_0: Tensor | None  # (B, C, H, W) of the accumulation type
+    hidden_mask: Tensor | None  # (B, C, H, W), times H_{t-1} in the recurrent convolution
 
 
 class Equations(NamedTuple):
@@ -119,6 +120,7 @@ def checked_sizes(arguments: Arguments, padding: list[int]) -> Sizes:
     _check_shape("weight_ch", arguments.weight_ch, (3, hidden), (3, *sizes.state[1:]))
     _check_shape("h_0", arguments.h_0, sizes.state)
     _check_shape("c_0", arguments.c_0, sizes.state)
+    _check_shape("hidden_mask", arguments.hidden_mask, sizes.state)
     _check_numbers(arguments)
     return sizes
 

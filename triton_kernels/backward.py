@@ -22,7 +22,7 @@ from .configurations import configuration, depth, numbers_of
 from .convolution import convolve, image_rows, pixel_coordinates, tile_offsets
 from .forward import ForwardPass, on_device_of
 from .image_gradient import image_gradient
-from .packing import aligned, channels_last, empty_images, pack_peepholes, pack_transposed
+from .packing import aligned, empty_images, pack_peepholes, pack_transposed
 from .parameter_sums import ParameterSums, parameter_sums
 from .weight_gradient import Images, weight_gradient
 
@@ -47,6 +47,7 @@ def load_gradient(
 @triton.jit(do_not_specialize=_CHANGING)
 def backward_step(
     weight_ptr,  # packed transposed (K, COLUMNS)
+    hidden_mask_ptr,  # (B, H, W, C), times what comes through the convolution; None: ones
     peephole_ptr,  # (3, H*W, C) if SPATIAL, else (3, 1, C); None: zeros
     gates_ptr,  # (.., B, H, W, 4, C) after activation, of which step gates_step
     cells_ptr,  # (T, B, H, W, C)
@@ -104,6 +105,8 @@ def backward_step(
             *(weight_ptr, channel, 4 * HIDDEN, KERNEL_WIDTH),
             *(KERNEL_HEIGHT * KERNEL_WIDTH, COLUMNS, BLOCK_K, PRECISION),
         )
+        if hidden_mask_ptr is not None:
+            d_hidden *= tl.load(hidden_mask_ptr + tile + at, mask=mask, other=0.0).to(ACCUMULATE)
     if output_gradient_ptr is not None:
         d_hidden += load_gradient(
             output_gradient_ptr + t.to(tl.int64) * output_step,
@@ -171,12 +174,13 @@ class BackwardPass:
         arguments: Arguments,
         sizes: Sizes,
         equations: Equations,
+        forward: ForwardPass,
         cells: Tensor,
         grad_output: Tensor | None,
         grad_h_n: Tensor | None,
         grad_c_n: Tensor | None,
     ):
-        x, _, weight_hh, _, weight_ch, _, c_0 = arguments
+        x, _, weight_hh, _, weight_ch, *_ = arguments
         accumulate = accumulate_dtype(x.dtype)
         self.sizes = sizes
         gate_images = (sizes.steps, sizes.batch, GATES * sizes.hidden, sizes.height, sizes.width)
@@ -187,7 +191,8 @@ class BackwardPass:
         else:
             self.cell_gradient.copy_(grad_c_n)
         self.cells = cells
-        self.c_0 = None if c_0 is None else channels_last(c_0)
+        self.c_0 = forward.c_0
+        self._hidden_mask = forward.hidden_mask
         self._peepholes = None if weight_ch is None else pack_peepholes(weight_ch, accumulate)
         self._grad_output = None if grad_output is None else aligned(grad_output)
         self._grad_h_n = None if grad_h_n is None else aligned(grad_h_n)
@@ -221,6 +226,7 @@ class BackwardPass:
         final = self._grad_h_n if is_last else None
         backward_step[self._grid](
             self._weight,
+            self._hidden_mask,
             self._peepholes,
             gates,
             self.cells,
@@ -260,6 +266,7 @@ def conv_lstm_backward(
     output_sees_current: bool,
     needs: list[bool],
     hard_sigmoid_slope: float = 0.0,
+    hidden_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``memx_fast::conv_lstm_backward``: see :mod:`memx_fast.ops`.
 
@@ -270,13 +277,15 @@ def conv_lstm_backward(
         TypeError: a dtype that does not fit.
         ValueError: a shape that does not fit; the message names the argument.
     """
-    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
+    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask)
     sizes = checked_sizes(arguments, padding)
     check_results(sizes, x, (grad_output, grad_h_n, grad_c_n), (output, cells, gates))
     with on_device_of(x):
         equations = Equations.checked(output_sees_current, hard_sigmoid_slope)
-        steps = BackwardPass(arguments, sizes, equations, cells, grad_output, grad_h_n, grad_c_n)
         forward = ForwardPass(arguments, sizes, padding, equations)
+        steps = BackwardPass(
+            arguments, sizes, equations, forward, cells, grad_output, grad_h_n, grad_c_n
+        )
         _run_steps(steps, forward, output, cells, gates)
         return _gradients(
             arguments, padding, output_sees_current, Needs(*needs), steps, forward, output
@@ -308,7 +317,7 @@ def _gradients(
     output: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients that are needed, from those of the gates; empty tensors for the others."""
-    x, weight_ih, weight_hh, bias, weight_ch, _, _ = arguments
+    x, weight_ih, weight_hh, bias, weight_ch, _, _, hidden_mask = arguments
     sizes = steps.sizes
     gate_gradients = steps.gate_gradients.movedim(2, -1).flatten(0, 1)
     same = (weight_hh.shape[2] // 2, weight_hh.shape[3] // 2)
@@ -327,7 +336,9 @@ def _gradients(
     grad_weight_hh = x.new_empty((0,))
     if needs.weight_hh:
         hidden = _previous_hidden(forward.h_0, output)
-        grad_weight_hh = weight_gradient(hidden, gate_gradients, weight_hh, same)
+        grad_weight_hh = weight_gradient(
+            hidden, gate_gradients, weight_hh, same, forward.hidden_mask
+        )
     wanted = ParameterSums(bias if needs.bias else None, weight_ch if needs.weight_ch else None)
     sums = ParameterSums(None, None)
     if wanted.bias is not None or wanted.peepholes is not None:
@@ -338,6 +349,8 @@ def _gradients(
     if needs.h_0:
         grad_h_0 = empty_images(sizes.state, x)
         image_gradient(gate_gradients[: sizes.batch], weight_hh, same, grad_h_0.movedim(1, -1))
+        if hidden_mask is not None:
+            grad_h_0.mul_(hidden_mask)
     grad_c_0 = steps.cell_gradient if needs.c_0 else steps.cell_gradient.new_empty((0,))
     return (
         grad_x,

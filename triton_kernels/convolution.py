@@ -139,6 +139,7 @@ def convolve_gates(
     z_g,
     z_o,
     rows,
+    mask_rows,
     y,
     x,
     height,
@@ -154,7 +155,8 @@ def convolve_gates(
 ):
     """:func:`convolve` for the four gates of the tile's channels at once.
 
-    ``weight_ptr`` is packed (K, 4, COLUMNS). Four products of one left operand, not one of four
+    ``weight_ptr`` is packed (K, 4, COLUMNS). ``mask_rows`` points, as ``rows``, into an image that
+    multiplies the other; None: ones. Four products of one left operand, not one of four
     times the width: each gate then has the same element of the tile in the same thread, and the
     equations need no exchange between threads.
     """
@@ -166,6 +168,11 @@ def convolve_gates(
     weights = weight_ptr + tl.arange(0, BLOCK_K)[:, None] * (4 * COLUMNS) + channel[None, :]
     for block in range(blocks):
         left = image_block(rows, y, x, height, width, block, CHANNELS, KERNEL_WIDTH, TAPS, BLOCK_K)
+        if mask_rows is not None:
+            mask = image_block(
+                *(mask_rows, y, x, height, width, block, CHANNELS, KERNEL_WIDTH, TAPS, BLOCK_K)
+            )
+            left = (left.to(z_i.dtype) * mask.to(z_i.dtype)).to(left.dtype)
         z_i = multiply_add(left, tl.load(weights), z_i, PRECISION)
         z_f = multiply_add(left, tl.load(weights + COLUMNS), z_f, PRECISION)
         z_g = multiply_add(left, tl.load(weights + 2 * COLUMNS), z_g, PRECISION)

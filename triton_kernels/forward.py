@@ -34,6 +34,7 @@ def forward_step(
     bias_ptr,  # (4, C); None: zeros
     peephole_ptr,  # (3, H*W, C) if SPATIAL, else (3, 1, C); None: zeros
     previous_hidden_ptr,  # (.., B, H, W, C), of which step previous_hidden_step; None: zeros
+    hidden_mask_ptr,  # (B, H, W, C), times H_{t-1} in its convolution; None: ones
     previous_cell_ptr,  # (.., B, H, W, C), of which step previous_cell_step; None: zeros
     hidden_ptr,  # (T, B, H, W, C): H_t goes to step t; None: not stored
     cell_ptr,  # (.., B, H, W, C): C_t goes to step cell_step, which may be where C_{t-1} is
@@ -88,7 +89,7 @@ def forward_step(
         rows = image_rows(frames, image, top, left, input_height, input_width, INPUT_CHANNELS)
         z_i, z_f, z_g, z_o = convolve_gates(
             *(z_i, z_f, z_g, z_o),
-            *(rows, top, left, input_height, input_width),
+            *(rows, None, top, left, input_height, input_width),
             *(weight_ih_ptr, channel, INPUT_CHANNELS, INPUT_KERNEL_WIDTH),
             *(INPUT_KERNEL_HEIGHT * INPUT_KERNEL_WIDTH, COLUMNS, INPUT_BLOCK_K, PRECISION),
         )
@@ -96,9 +97,12 @@ def forward_step(
         previous = previous_hidden_ptr + previous_hidden_step * step_size
         top, left = y - KERNEL_HEIGHT // 2, x - KERNEL_WIDTH // 2
         rows = image_rows(previous, image, top, left, height, width, HIDDEN)
+        mask_rows = None
+        if hidden_mask_ptr is not None:
+            mask_rows = image_rows(hidden_mask_ptr, image, top, left, height, width, HIDDEN)
         z_i, z_f, z_g, z_o = convolve_gates(
             *(z_i, z_f, z_g, z_o),
-            *(rows, top, left, height, width),
+            *(rows, mask_rows, top, left, height, width),
             *(weight_hh_ptr, channel, HIDDEN, KERNEL_WIDTH),
             *(KERNEL_HEIGHT * KERNEL_WIDTH, COLUMNS, BLOCK_K, PRECISION),
         )
@@ -158,12 +162,13 @@ class ForwardPass:
     def __init__(
         self, arguments: Arguments, sizes: Sizes, padding: list[int], equations: Equations
     ):
-        x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0 = arguments
+        x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask = arguments
         self.sizes = sizes
         self.accumulate = accumulate_dtype(x.dtype)
         self.x = channels_last(x)
         self.h_0 = None if h_0 is None else channels_last(h_0)
         self.c_0 = None if c_0 is None else channels_last(c_0)
+        self.hidden_mask = None if hidden_mask is None else channels_last(hidden_mask)
         self._bias = None if bias is None else pack_bias(bias, self.accumulate)
         self._peepholes = None if weight_ch is None else pack_peepholes(weight_ch, self.accumulate)
 
@@ -230,6 +235,7 @@ class ForwardPass:
             self._bias,
             self._peepholes,
             previous.hidden,
+            self.hidden_mask,
             previous.cell,
             hidden,
             cell,
@@ -262,6 +268,7 @@ def conv_lstm(
     save_cells: bool,
     saved_gates: int,
     hard_sigmoid_slope: float = 0.0,
+    hidden_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``memx_fast::conv_lstm``: see :mod:`memx_fast.ops`.
 
@@ -271,7 +278,7 @@ def conv_lstm(
         TypeError: a dtype that does not fit.
         ValueError: a shape or a number that does not fit; the message names it.
     """
-    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
+    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask)
     sizes = checked_sizes(arguments, padding)
     steps, first_saved = sizes.steps, sizes.steps - saved_gates
     if not 0 <= saved_gates <= steps:

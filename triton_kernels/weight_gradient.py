@@ -30,18 +30,20 @@ _PARTIAL_BYTES = 64 << 20
 
 @triton.jit(
     do_not_specialize=(
-        *("pixels", "run", "first_part", "first_gates_image"),
+        *("pixels", "run", "first_part", "first_gates_image", "masks"),
         *("height", "width", "image_height", "image_width"),
     )
 )
 def partial_products(
     images_ptr,  # (N, image_height, image_width, CHANNELS)
+    mask_ptr,  # (masks, image_height, image_width, CHANNELS), times the images; None: ones
     gate_gradients_ptr,  # (.., height, width, COLUMNS), from image first_gates_image on
     partial_ptr,  # (parts, TAPS, CHANNELS, COLUMNS), from part first_part on
     pixels,  # of the N images of gate gradients
     run,  # pixels of a part, a multiple of BLOCK_P
     first_part,
     first_gates_image,
+    masks,
     height,
     width,
     image_height,
@@ -90,11 +92,16 @@ def partial_products(
         inside = (image_row >= 0) & (image_row < image_height)
         inside &= (image_column >= 0) & (image_column < image_width)
         exists = (pixel < pixels)[:, None]
+        inside &= exists & row_exists[None, :]
         left = tl.load(
-            images_ptr + under[:, None] * CHANNELS + offset[None, :],
-            mask=inside & exists & row_exists[None, :],
-            other=0.0,
+            images_ptr + under[:, None] * CHANNELS + offset[None, :], mask=inside, other=0.0
         )
+        if mask_ptr is not None:
+            under -= (image // masks * masks).to(tl.int64) * image_height * image_width
+            mask = tl.load(
+                mask_ptr + under[:, None] * CHANNELS + offset[None, :], mask=inside, other=0.0
+            )
+            left = (left.to(ACCUMULATE) * mask.to(ACCUMULATE)).to(left.dtype)
         gradients = tl.load(
             gates + pixel.to(tl.int64)[:, None] * COLUMNS + column[None, :],
             mask=exists & column_exists[None, :],
@@ -117,7 +124,11 @@ class Images(NamedTuple):
 
 
 def weight_gradient(
-    groups: list[Images], gate_gradients: Tensor, weight: Tensor, padding: tuple[int, int]
+    groups: list[Images],
+    gate_gradients: Tensor,
+    weight: Tensor,
+    padding: tuple[int, int],
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Gradient of a convolution's weight.
 
@@ -126,6 +137,7 @@ def weight_gradient(
         gate_gradients: ``(T*B, H, W, 4C)``, dense.
         weight: ``(4C, Cin, kh, kw)``; only its shape and dtype are used.
         padding: rows and columns of zeros around the images.
+        mask: ``(B, Hx, Wx, Cin)``, dense, which multiplied the images of every step; None for none.
 
     Returns:
         The gradient, of the shape and dtype of ``weight``.
@@ -159,12 +171,14 @@ def weight_gradient(
     for number, (group, run) in enumerate(zip(groups, runs, strict=True)):
         partial_products[row_blocks, column_blocks, parts[number]](
             group.images,
+            mask,
             gate_gradients,
             partial,
             len(group.images) * height * width,
             run,
             sum(parts[:number]),
             group.first_gates_image,
+            1 if mask is None else len(mask),
             height,
             width,
             group.images.shape[1],

@@ -137,8 +137,11 @@ class BackwardPass {
       }
     }
     if (needs_.h_0) {
-      sweep(
-          frame_gradient(hidden, 0, planes, frame_of<S>(channels_first(grad_h_0_)), sizes_.hidden));
+      const at::Tensor gradient = channels_first(grad_h_0_);
+      sweep(frame_gradient(hidden, 0, planes, frame_of<S>(gradient), sizes_.hidden));
+      if (sequence_.arguments.hidden_mask.defined()) {
+        gradient.mul_(sequence_.arguments.hidden_mask);
+      }
     }
     return results();
   }
@@ -258,10 +261,11 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
                        at::IntArrayRef padding, bool output_sees_current, std::array<bool, 7> needs,
-                       double hard_sigmoid_slope) {
+                       double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask) {
   const at::AutoDispatchBelowADInplaceOrView no_views;
-  const Arguments arguments = checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0,
-                                                padding, output_sees_current, hard_sigmoid_slope);
+  const Arguments arguments =
+      checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, padding,
+                        output_sees_current, hard_sigmoid_slope, hidden_mask);
   const Incoming incoming{grad_output.value_or(at::Tensor()), grad_h_n.value_or(at::Tensor()),
                           grad_c_n.value_or(at::Tensor())};
   const Saved saved{output, cells, gates};

@@ -139,13 +139,13 @@ GradientOperands<O> gradient_operands(const Convolution<O>& convolution,
   }
 }
 
-// gradient += the tile's share for the convolution's weights.
+// gradient += the tile's share for the weights of the convolution that took the frame times `mask`.
 template <class S, class O, int V>
 void add_weight_gradient(const Convolution<O>& convolution, const Frame<const S>& frame,
-                         const Tile& tile, const BackwardScratch<O, V>& scratch,
+                         const S* mask, const Tile& tile, const BackwardScratch<O, V>& scratch,
                          accumulate_t<O>* gradient) {
   const ForwardScratch<O, V>& forward = scratch.forward;
-  const Halo<number_t<O>> halo = gather_halo(frame, convolution, tile, forward.halo);
+  const Halo<number_t<O>> halo = gather_halo(frame, mask, convolution, tile, forward.halo);
   if constexpr (depth<O> == 1) {
     if (convolution.winograd) {
       transform_input<O, V>(convolution, halo, tile, forward.transformed);
@@ -193,12 +193,12 @@ void add_parameter_gradients(const BackwardStep<S, O>& step,
     }
   }
   if (parameters.input_weights != nullptr) {
-    add_weight_gradient<S, O, V>(forward.input_convolution, forward.input_frame, tile, scratch,
-                                 parameters.input_weights);
+    add_weight_gradient<S, O, V>(forward.input_convolution, forward.input_frame, nullptr, tile,
+                                 scratch, parameters.input_weights);
   }
   if (parameters.hidden_weights != nullptr && forward.hidden_frame.data != nullptr) {
-    add_weight_gradient<S, O, V>(forward.hidden_convolution, forward.hidden_frame, tile, scratch,
-                                 parameters.hidden_weights);
+    add_weight_gradient<S, O, V>(forward.hidden_convolution, forward.hidden_frame,
+                                 forward.hidden_mask, tile, scratch, parameters.hidden_weights);
   }
   if (parameters.bias != nullptr) {
     add_bias_gradient<accumulate_t<O>, V>(forward.sizes, tile, scratch.forward.gates,
@@ -220,6 +220,9 @@ void backward_tile(const BackwardStep<S, O>& step,
   if (step.next_gate_gradient.data != nullptr) {
     transposed_convolution<O, V>(step.hidden_transposed, step.next_gate_gradient, sizes, tile,
                                  scratch.transposed);
+    if (forward.hidden_mask != nullptr) {
+      multiply_by_image<V>(forward.hidden_mask, sizes, tile, hidden_gradient);
+    }
   } else {
     const int64_t elements = panel_elements<V>(step.hidden_transposed, tile);
     for (int64_t i = 0; i < elements; ++i) {

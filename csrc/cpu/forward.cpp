@@ -76,11 +76,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
     at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates,
-    double hard_sigmoid_slope) {
+    double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask) {
   // Results are made here and nowhere else: to autograd none of them is a view of another.
   const at::AutoDispatchBelowADInplaceOrView no_views;
-  const Arguments arguments = checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0,
-                                                padding, output_sees_current, hard_sigmoid_slope);
+  const Arguments arguments =
+      checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, padding,
+                        output_sees_current, hard_sigmoid_slope, hidden_mask);
   TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
               saved_gates, ", expected 0 to ", x.size(0), " steps");
   const Results results = dispatch_types(x.scalar_type(), [&](auto storage, auto operand) {

@@ -61,11 +61,11 @@ void start_gates(const ForwardStep<S, O>& step, const Tile& tile, accumulate_t<O
   }
 }
 
-// out += convolution of one frame's tile.
+// out += convolution of one frame's tile, of the frame times `mask` if there is one.
 template <class S, class O, int V>
-void add_convolution(const Convolution<O>& convolution, const Frame<const S>& frame,
+void add_convolution(const Convolution<O>& convolution, const Frame<const S>& frame, const S* mask,
                      const Tile& tile, const ForwardScratch<O, V>& scratch, accumulate_t<O>* out) {
-  const Halo<number_t<O>> halo = gather_halo(frame, convolution, tile, scratch.halo);
+  const Halo<number_t<O>> halo = gather_halo(frame, mask, convolution, tile, scratch.halo);
   convolve<O, V>(convolution, halo, tile, scratch.transformed, scratch.products, out);
 }
 
@@ -75,12 +75,12 @@ void compute_gates(const ForwardStep<S, O>& step, const Tile& tile,
                    const ForwardScratch<O, V>& scratch) {
   start_gates<S, O, V>(step, tile, scratch.gates);
   if (step.input_convolution.weights != nullptr) {
-    add_convolution<S, O, V>(step.input_convolution, step.input_frame, tile, scratch,
+    add_convolution<S, O, V>(step.input_convolution, step.input_frame, nullptr, tile, scratch,
                              scratch.gates);
   }
   if (step.hidden_frame.data != nullptr) {
-    add_convolution<S, O, V>(step.hidden_convolution, step.hidden_frame, tile, scratch,
-                             scratch.gates);
+    add_convolution<S, O, V>(step.hidden_convolution, step.hidden_frame, step.hidden_mask, tile,
+                             scratch, scratch.gates);
   }
 }
 

@@ -53,10 +53,20 @@ MEMX_INLINE void gather_row(const S* in, int64_t channel_stride, int64_t column_
   }
 }
 
-// The tile's halo image [rows][columns][channels], zero outside the frame.
+// row *= an image's row of as many numbers.
+template <class S, class N>
+MEMX_INLINE void multiply_row(const S* factor, int64_t numbers, N* row) {
+  for (int64_t i = 0; i < numbers; ++i) {
+    narrow(widen(row[i]) * widen(factor[i]), row[i]);
+  }
+}
+
+// The tile's halo image [rows][columns][channels], zero outside the frame. `mask`, if there is one,
+// multiplies the frame: [B, height, width, channels].
 template <class S, class O>
-Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const Convolution<O>& convolution,
-                              const Tile& tile, number_t<O>* out) {
+Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const S* mask,
+                              const Convolution<O>& convolution, const Tile& tile,
+                              number_t<O>* out) {
   using N = number_t<O>;
   const HaloExtent extent(convolution, tile);
   const int64_t channels = convolution.in_channels;
@@ -78,6 +88,10 @@ Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const Convolution<O>&
     }
     gather_row(frame.at(tile.batch, y, x_begin + begin), frame.channel, frame.column, channels,
                last - begin, out_row + begin * channels);
+    if (mask != nullptr) {
+      const int64_t pixel = (tile.batch * frame.height + y) * frame.width + x_begin + begin;
+      multiply_row(mask + pixel * channels, (last - begin) * channels, out_row + begin * channels);
+    }
     for (int64_t i = last * channels; i < pitch; ++i) {
       out_row[i] = N{};
     }
@@ -147,7 +161,25 @@ void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, 
   }
 }
 
-// The reverse: an image of plain channels = panels.
+// panels[panel][padded pixel][2V] *= an image [B, H, W, channels] of which the tile is a part.
+template <int V, class S, class A>
+void multiply_by_image(const S* image, const Sizes& sizes, const Tile& tile, A* panels) {
+  const int64_t width = kPanelVectors * V;
+  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
+  for (int64_t y = 0; y < tile.rows; ++y) {
+    for (int64_t x = 0; x < tile.columns; ++x) {
+      const int64_t pixel =
+          tile.batch * sizes.pixels() + (tile.row + y) * sizes.width + tile.column + x;
+      const S* in = image + pixel * sizes.hidden;
+      A* out = panels + (y * tile.columns + x) * width;
+      for (int64_t c = 0; c < sizes.hidden; c += width, out += panel_pitch) {
+        multiply_row(in + c, sizes.hidden - c < width ? sizes.hidden - c : width, out);
+      }
+    }
+  }
+}
+
+// The reverse of add_frame: an image of plain channels = panels.
 template <int V, class S, class A>
 void store_frame(const A* panels, int64_t channels, const Tile& tile, const Frame<S>& frame) {
   const int64_t width = kPanelVectors * V;

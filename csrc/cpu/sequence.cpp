@@ -80,6 +80,7 @@ void check_arguments(const Arguments& arguments) {
   }
   check_shape("h_0", arguments.h_0, {batch, hidden, height, width});
   check_shape("c_0", arguments.c_0, {batch, hidden, height, width});
+  check_shape("hidden_mask", arguments.hidden_mask, {batch, hidden, height, width});
   const at::ScalarType dtype = x.scalar_type();
   check_dtype("weight_ih", arguments.weight_ih, dtype);
   check_dtype("weight_hh", weight_hh, dtype);
@@ -87,6 +88,7 @@ void check_arguments(const Arguments& arguments) {
   check_dtype("weight_ch", arguments.weight_ch, dtype);
   check_dtype("h_0", arguments.h_0, dtype);
   check_dtype("c_0", arguments.c_0, accumulate_dtype(dtype));
+  check_dtype("hidden_mask", arguments.hidden_mask, dtype);
 }
 
 }  // namespace
@@ -96,7 +98,8 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             const std::optional<at::Tensor>& weight_ch,
                             const std::optional<at::Tensor>& h_0,
                             const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
-                            bool output_sees_current, double hard_sigmoid_slope) {
+                            bool output_sees_current, double hard_sigmoid_slope,
+                            const std::optional<at::Tensor>& hidden_mask) {
   TORCH_CHECK(padding.size() == 2, "memx_fast: padding has ", padding.size(),
               " numbers, expected rows and columns");
   TORCH_CHECK(hard_sigmoid_slope >= 0 && hard_sigmoid_slope < HUGE_VAL,
@@ -109,6 +112,7 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             weight_ch.value_or(at::Tensor()),
                             h_0.value_or(at::Tensor()),
                             c_0.value_or(at::Tensor()),
+                            hidden_mask.value_or(at::Tensor()),
                             {padding[0], padding[1]},
                             output_sees_current,
                             hard_sigmoid_slope};
@@ -160,6 +164,9 @@ Sequence<S, O>::Sequence(const Arguments& given, bool keep_weights)
   if (arguments.c_0.defined()) {
     initial_cell_ = arguments.c_0.permute({0, 2, 3, 1}).contiguous();
   }
+  if (arguments.hidden_mask.defined()) {
+    hidden_mask_ = arguments.hidden_mask.permute({0, 2, 3, 1}).contiguous();
+  }
 }
 
 template <class S, class O>
@@ -169,6 +176,9 @@ ForwardStep<S, O> Sequence<S, O>::forward_step(int64_t t) const {
   step.input_convolution = input_.convolution;
   step.hidden_convolution = hidden_.convolution;
   step.input_frame = frame_of<const S>(arguments.x, t);
+  if (hidden_mask_.defined()) {
+    step.hidden_mask = data_of<S>(hidden_mask_);
+  }
   step.bias = bias_.template data_ptr<A>();
   const bool spatial = arguments.weight_ch.defined() && arguments.weight_ch.dim() == 4;
   step.peepholes = {peephole_weights_.template data_ptr<A>(), spatial ? sizes.hidden : 0,

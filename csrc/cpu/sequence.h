@@ -13,7 +13,7 @@ namespace memx {
 
 // The operator's arguments; an undefined tensor is an absent one. Shapes as in ops.cpp.
 struct Arguments {
-  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;
+  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask;
   Padding padding;  // of the input convolution
   bool output_sees_current;
   double hard_sigmoid_slope;  // 0: the logistic sigmoid
@@ -26,7 +26,8 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             const std::optional<at::Tensor>& weight_ch,
                             const std::optional<at::Tensor>& h_0,
                             const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
-                            bool output_sees_current, double hard_sigmoid_slope);
+                            bool output_sees_current, double hard_sigmoid_slope,
+                            const std::optional<at::Tensor>& hidden_mask);
 
 // Batch, sizes of the states and hidden channels that the arguments lead to.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes);
@@ -71,7 +72,7 @@ class Sequence {
 
  private:
   PackedConvolution<O> input_, hidden_;
-  at::Tensor bias_, peephole_weights_, initial_cell_;
+  at::Tensor bias_, peephole_weights_, initial_cell_, hidden_mask_;
 };
 
 // Step t of a (T, B, C, H, W) tensor, or a (B, C, H, W) tensor, as the kernels see it.

@@ -92,9 +92,10 @@ struct ForwardStep {
   Sizes sizes;
   Convolution<O> input_convolution;  // weights null: `input_frame` holds ready-made input gates
   Convolution<O> hidden_convolution;
-  Frame<const S> input_frame;   // X_t, or input gates [B, 4*C, H, W]
-  Frame<const S> hidden_frame;  // H_{t-1}; data null: zeros
-  const A* bias = nullptr;      // [gate_columns]
+  Frame<const S> input_frame;      // X_t, or input gates [B, 4*C, H, W]
+  Frame<const S> hidden_frame;     // H_{t-1}; data null: zeros
+  const S* hidden_mask = nullptr;  // [B, H, W, C], times H_{t-1} in the convolution; null: ones
+  const A* bias = nullptr;         // [gate_columns]
   Peepholes<A> peepholes;
   A hard_sigmoid_slope = 0;          // 0: the logistic sigmoid
   const A* previous_cell = nullptr;  // [B, H, W, C]; null: zeros

@@ -24,6 +24,7 @@ def forward(case: Case, arguments: dict[str, Tensor | None], saved_gates: int | 
         True,
         case.steps if saved_gates is None else saved_gates,
         case.hard_slope,
+        case.hidden_mask(arguments["x"]),
     )
 
 
@@ -52,6 +53,7 @@ def kernels(
         case.output_peephole == "current",
         [name in wanted for name in NAMES],
         case.hard_slope,
+        case.hidden_mask(arguments["x"]),
     )
     found = dict(zip(RESULTS, results, strict=True))
     for name, grad in zip(NAMES, grads, strict=True):

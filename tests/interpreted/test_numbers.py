@@ -37,6 +37,9 @@ CASES = (
     Case(2, 1, 9, 3, 5, 13, (3, 3), (3, 3), padding=(2, 2), peephole="channel"),
     Case(3, 2, 3, 5, 4, 5, peephole="channel", hard_slope=0.2),
     Case(2, 1, 2, 3, 5, 4, peephole="spatial", output_peephole="current", hard_slope=0.7),
+    Case(3, 3, 2, 5, 4, 5, (5, 3), peephole="channel", masked=True),
+    Case(2, 2, 0, 17, 4, 3, masked=True),
+    Case(2, 2, 3, 4, 3, 5, states=False, masked=True),
 )
 
 
@@ -58,6 +61,7 @@ ACCURACY_CASES = (
     Case(3, 1, 3, 12, 11, 9, (5, 5), (5, 5), bias=False),
     Case(3, 1, 0, 16, 12, 9),
     Case(3, 2, 5, 16, 9, 7, peephole="channel", hard_slope=0.5),
+    Case(3, 2, 5, 16, 9, 7, masked=True),
 )
 
 
@@ -147,7 +151,7 @@ def test_same_bits_every_time_and_nothing_saved_is_changed() -> None:
 
 def test_computing_gates_again_changes_nothing() -> None:
     """Gradients have the same bits whether the gates were saved or not."""
-    case = Case(3, 1, 3, 9, 5, 6, peephole="spatial")
+    case = Case(3, 1, 3, 9, 5, 6, peephole="spatial", masked=True)
     arguments = cast(case.arguments(), torch.bfloat16, c_0=torch.float32)
     saved = kernels(case, arguments, case.incoming())
     again = kernels(case, arguments, case.incoming(), saved_gates=0)
