@@ -64,9 +64,16 @@ class NamedTarget:
 
 
 def run_layer(
-    dtype: torch.dtype, hidden: int, channels: int, sizes: tuple[int, int, int, int]
+    dtype: torch.dtype,
+    hidden: int,
+    channels: int,
+    sizes: tuple[int, int, int, int],
+    *variant: float | Tensor,
 ) -> None:
-    """Forward and backward of a layer that uses everything, over T, B, H, W."""
+    """Forward and backward of a layer that uses everything, over T, B, H, W.
+
+    ``variant`` is nothing, or the slope of a hard sigmoid and a mask of the hidden state.
+    """
     steps, batch, height, width = sizes
 
     def zeros(*shape: int, of: torch.dtype = dtype) -> Tensor:
@@ -82,10 +89,12 @@ def run_layer(
         zeros(batch, hidden, height, width),
         zeros(batch, hidden, height, width, of=accumulate),
     )
-    output, _, _, cells, gates = triton_kernels.conv_lstm(*layer, [1, 1], False, True, steps)
+    output, _, _, cells, gates = triton_kernels.conv_lstm(
+        *layer, [1, 1], False, True, steps, *variant
+    )
     grads = (zeros(*output.shape), zeros(*output[0].shape), zeros(*output[0].shape, of=accumulate))
     saved = (output, cells, gates)
-    triton_kernels.conv_lstm_backward(*grads, *layer, *saved, [1, 1], False, [True] * 7)
+    triton_kernels.conv_lstm_backward(*grads, *layer, *saved, [1, 1], False, [True] * 7, *variant)
 
 
 def resources(kernel: Any) -> dict[str, int]:
@@ -153,6 +162,8 @@ def main(result: Path) -> None:
                     }
                 )
             if target == "sm_90" and (hidden, precision) == (64, "ieee"):
+                mask = torch.zeros(2, hidden, 6, 5, dtype=dtype)
+                run_layer(dtype, hidden, channels, (2, 2, 6, 5), 0.2, mask)
                 compiled.clear()
                 for sizes in ((2, 1, 1, 1), (3, 1, 16, 16), (17, 4, 1, 33), (2, 16, 5, 1)):
                     run_layer(dtype, hidden, channels, sizes)

@@ -102,7 +102,9 @@ def forward_step(
             mask_rows = image_rows(hidden_mask_ptr, image, top, left, height, width, HIDDEN)
         z_i, z_f, z_g, z_o = convolve_gates(
             *(z_i, z_f, z_g, z_o),
-            *(rows, mask_rows, top, left, height, width),
+            rows,
+            mask_rows,  # in no tuple: one may not hold None
+            *(top, left, height, width),
             *(weight_hh_ptr, channel, HIDDEN, KERNEL_WIDTH),
             *(KERNEL_HEIGHT * KERNEL_WIDTH, COLUMNS, BLOCK_K, PRECISION),
         )
