@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends, fused, onnx, ops, reference
+from . import lengths as variable
 from .arguments import Sizes, described, positive, share_or_flag
 from .geometry import InputConvolution, Padding
 from .reference import State
@@ -44,6 +45,7 @@ def conv_lstm(
     state: State | None = None,
     *,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     output_peephole: str = "previous",
     recurrent_activation: str = "sigmoid",
     hard_sigmoid_slope: float = 1 / 6,
@@ -81,6 +83,11 @@ def conv_lstm(
             convolution, the same at every step, or None for none. With elements that are 0 with
             probability p and else 1 / (1 - p) it is recurrent dropout with the mask held over time
             (Gal & Ghahramani 2016). A constant: it gets no gradient.
+        lengths: the steps of every sequence, B whole numbers from 1 to T, or None for T. What x has
+            after them is not read, and nothing is computed: the output there is 0, gradients that
+            come in there are ignored, and those of x are 0. ``(h_n, c_n)`` are the states after
+            each sequence's own last step. A tensor on a GPU is used as it is, without a look at
+            its values; all else is checked, and copied to the device of x.
         output_peephole: the cell state that the output gate sees: that before the step,
             ``"previous"``, or that after it, ``"current"`` (Shi et al. 2015).
         recurrent_activation: what the gates i, f and o go through: ``"sigmoid"``, the logistic
@@ -119,6 +126,8 @@ def conv_lstm(
     recompute = share_or_flag("recompute", recompute)
     _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask)
     _check_weights(x, weight_ih, weight_hh, bias)
+    if lengths is not None:
+        lengths = variable.checked(lengths, x.shape[0], x.shape[1], x.device)
     convolution = _input_convolution(weight_ih, weight_hh.dim() - 2, padding, stride, dilation)
     _check_states(x, weight_hh, weight_ch, state, hidden_mask, convolution)
 
@@ -133,6 +142,7 @@ def conv_lstm(
             weight_ch,
             state,
             hidden_mask,
+            lengths,
             output_peephole=output_peephole,
             hard_sigmoid_slope=slope,
             padding=padding,
@@ -140,7 +150,7 @@ def conv_lstm(
             dilation=dilation,
         )
     output, h_n, c_n = fused.conv_lstm(
-        fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask),
+        fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths),
         convolution,
         fused.Options(output_peephole, slope, recompute),
     )

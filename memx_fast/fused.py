@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import lengths as variable
 from . import ops, reference
 from .geometry import InputConvolution
 
@@ -29,6 +30,7 @@ class Arguments(NamedTuple):
     h_0: Tensor | None
     c_0: Tensor | None
     hidden_mask: Tensor | None
+    lengths: Tensor | None
 
 
 class Options(NamedTuple):
@@ -94,7 +96,8 @@ def _over_volumes(arguments: Arguments, convolution: InputConvolution, options: 
     """PyTorch's convolutions, and one call of the operator a step for all that is left."""
     if arguments.weight_ih is not None:
         arguments = _with_input_gates(arguments, convolution)
-    gates_x, _, weight_hh, bias, weight_ch, hidden, cell, hidden_mask = arguments
+    arguments = arguments._replace(x=variable.cleared(arguments.x, arguments.lengths))
+    gates_x, _, weight_hh, bias, weight_ch, hidden, cell, hidden_mask, lengths = arguments
     dtype = reference.autocast_dtype(gates_x) or gates_x.dtype
     gates_x, weight_hh = gates_x.to(dtype), weight_hh.to(dtype)
     peepholes = None if weight_ch is None else _as_image(weight_ch)
@@ -108,7 +111,7 @@ def _over_volumes(arguments: Arguments, convolution: InputConvolution, options: 
         if hidden is not None:
             convolved = reference.masked(hidden.to(dtype), hidden_mask)
             gates = gates + reference.recurrent_gates(convolved, weight_hh)
-        _, hidden, cell = ops.fused_conv_lstm(
+        _, next_hidden, next_cell = ops.fused_conv_lstm(
             _as_image(gates).unsqueeze(0),
             None,
             no_weight,
@@ -118,11 +121,14 @@ def _over_volumes(arguments: Arguments, convolution: InputConvolution, options: 
             None if cell is None else _as_image(cell),
             **options._replace(recompute=1.0 if t < recomputed else 0.0)._asdict(),
         )
-        hidden, cell = hidden.unflatten(2, volume[:2]), cell.unflatten(2, volume[:2])
+        state = next_hidden.unflatten(2, volume[:2]), next_cell.unflatten(2, volume[:2])
+        if lengths is not None and hidden is not None and cell is not None:
+            state = reference.kept_after_end(state, (hidden, cell), lengths, t)
+        hidden, cell = state
         output.append(hidden)
     assert hidden is not None  # there is a step
     assert cell is not None
-    return torch.stack(output), hidden, cell
+    return variable.cleared(torch.stack(output), lengths), hidden, cell
 
 
 def _as_image(part: Tensor) -> Tensor:
@@ -134,5 +140,6 @@ def _with_input_gates(arguments: Arguments, convolution: InputConvolution) -> Ar
     """The arguments of a layer over the input gates, which PyTorch's convolution makes of x."""
     x, weight_ih, _, bias, *_ = arguments
     assert weight_ih is not None
+    x = variable.cleared(x, arguments.lengths)
     gates = reference.input_gates(x, weight_ih, bias, convolution)
     return arguments._replace(x=gates, weight_ih=None, bias=None)

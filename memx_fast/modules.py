@@ -9,7 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
+from . import lengths as variable
 from .arguments import Sizes, check_shape, described, flag, per_layer, share, share_or_flag, whole
 from .functional import AXES
 from .geometry import Padding
@@ -75,20 +77,27 @@ class ConvLSTM(Recurrence):
         device: of the parameters.
         dtype: of the parameters: float32, float64, bfloat16 or float16.
 
-    Inputs: x, (h_0, c_0)
+    Inputs: x, (h_0, c_0), lengths
         - **x** ``(T, B, input_channels, H, W)``, or unbatched ``(T, input_channels, H, W)``; any
-          strides.
+          strides. Or a ``torch.nn.utils.rnn.PackedSequence`` of such frames, as ``nn.LSTM`` takes.
         - **h_0**, **c_0** ``(num_layers * D, B, C, H', W')``, unbatched without B; D is 2 if
           bidirectional, else 1, and H' x W' is H x W unless padding, stride or dilation change it.
           Layer l is at index ``l * D``, its reverse direction at ``l * D + 1``. If
           ``hidden_channels`` is a list, these are lists of ``num_layers * D`` tensors. Without
           them the states start at 0.
+        - **lengths** for a batch of sequences of different length, padded to T steps: B whole
+          numbers from 1 to T, as a tensor, list or tuple. What x has after them is ignored. A
+          tensor on a GPU is used as it is, without a look at its values.
 
     Outputs: output, (h_n, c_n)
         - **output** ``(T, B, D * C, H', W')``: the hidden states of the last layer.
         - **h_n**, **c_n**: the states after the last step, of the shapes of h_0 and c_0. The
           reverse direction's are those after frame 0. c_n is float32 for half types, so that
           cutting a sequence in two and carrying the states over changes nothing.
+
+        With lengths every sequence gets what it would get alone: its last state is that after its
+        own last step, where the reverse direction starts. After that the output is 0. Packed
+        sequences give a packed output; states are in the order before packing.
 
     Parameters, for each layer l, ``_reverse`` appended for the reverse direction; rows lie in gate
     order i, f, g, o, peepholes in the order i, f, o:
@@ -182,8 +191,15 @@ class ConvLSTM(Recurrence):
             channels = hidden[layer] * self._directions
         self.reset_parameters()
 
-    def forward(self, x: Tensor, state: States | None = None) -> tuple[Tensor, States]:
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: States | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, States]:
         """Run over a sequence; see the class for shapes."""
+        if isinstance(x, PackedSequence):
+            return self._over_packed(x, state, lengths)
         frame = f"C, {AXES[self.axes]}"
         shapes = f"({'B, T' if self.batch_first else 'T, B'}, {frame}) or (T, {frame})"
         batch = 0 if self.batch_first else 1
@@ -193,27 +209,59 @@ class ConvLSTM(Recurrence):
             x = x.unsqueeze(1)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        states = self._initial_states(state, x, unbatched)
+        if lengths is not None:
+            if unbatched:
+                raise ValueError(
+                    f"lengths: got {described(lengths)} with one sequence x of shape "
+                    f"{tuple(x.squeeze(1).shape)}, expected None, or a batch of them"
+                )
+            lengths = variable.checked(lengths, x.shape[0], x.shape[1], x.device)
+        output, (h_n, c_n) = self._over_steps(x, self._initial_states(state, x, unbatched), lengths)
+        if unbatched:
+            output = output.squeeze(1)
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        return output, (self._packed(h_n, unbatched), self._packed(c_n, unbatched))
 
-        output, h_n, c_n = x, [], []
+    def _over_packed(
+        self, x: PackedSequence, state: States | None, lengths: object
+    ) -> tuple[PackedSequence, States]:
+        """As nn.LSTM: the output is packed, and batch_first makes no difference."""
+        if lengths is not None:
+            raise ValueError(
+                f"lengths: got {described(lengths)} with a PackedSequence, expected None: "
+                "it has its own"
+            )
+        padded, ends = variable.unpacked(x)
+        self._check_frames(
+            padded, f"a PackedSequence of (B, C, {AXES[self.axes]})", (0, self.axes + 3), 1
+        )
+        output, (h_n, c_n) = self._over_steps(
+            padded, self._initial_states(state, padded, False), ends.to(padded.device)
+        )
+        states = self._packed(h_n, False), self._packed(c_n, False)
+        return variable.packed_like(output, ends, x), states
+
+    def _over_steps(
+        self, x: Tensor, states: list[State | None], lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+        """All layers over (T, B, C, H, W): the last one's output, and h_n and c_n of every one."""
+        output = x
+        h_n: list[Tensor] = []
+        c_n: list[Tensor] = []
         for layer in range(self.num_layers):
             if layer > 0 and self.training and self.dropout > 0:
                 output = F.dropout(output, self.dropout)
             directions = []
             for direction, suffix in enumerate(self._suffixes_of(layer)):
                 outcome, (h, c) = self._run_direction(
-                    output, layer, suffix, states[layer * self._directions + direction]
+                    output, layer, suffix, states[layer * self._directions + direction], lengths
                 )
                 directions.append(outcome)
                 h_n.append(h)
                 c_n.append(c)
             output = directions[0] if len(directions) == 1 else torch.cat(directions, 2)
-
-        if unbatched:
-            output = output.squeeze(1)
-        elif self.batch_first:
-            output = output.transpose(0, 1)
-        return output, (self._packed(h_n, unbatched), self._packed(c_n, unbatched))
+        return output, (h_n, c_n)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults."""
@@ -251,19 +299,20 @@ class ConvLSTM(Recurrence):
         return [suffix for layer in range(self.num_layers) for suffix in self._suffixes_of(layer)]
 
     def _run_direction(
-        self, x: Tensor, layer: int, suffix: str, state: State | None
+        self, x: Tensor, layer: int, suffix: str, state: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, State]:
         """One direction of one layer over (T, B, C, H, W)."""
         backwards = suffix.endswith("_reverse")
         output, states = self._run(
             suffix,
-            x.flip(0) if backwards else x,
+            variable.reversed_steps(x, lengths) if backwards else x,
             state,
             hidden_mask=self._hidden_mask(x, layer),
+            lengths=lengths,
             over_frames=layer == 0,
             recompute=self.recompute,
         )
-        return (output.flip(0) if backwards else output), states
+        return (variable.reversed_steps(output, lengths) if backwards else output), states
 
     def _hidden_mask(self, x: Tensor, layer: int) -> Tensor | None:
         """What recurrent dropout leaves of the hidden state in a call over x (T, B, C, H, W)."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from . import lengths as variable
 from . import reference
 from .reference import State
 
@@ -23,6 +25,7 @@ def conv_lstm(
     weight_ch: Tensor | None,
     state: State | None,
     hidden_mask: Tensor | None,
+    lengths: Tensor | None,
     *,
     output_peephole: str,
     hard_sigmoid_slope: float,
@@ -35,7 +38,7 @@ def conv_lstm(
     from torch._higher_order_ops import scan  # still private in PyTorch, and needed here alone
 
     gates_x, weight_hh, weight_ch, (hidden, cell) = reference.prepared(
-        x, weight_ih, weight_hh, bias, weight_ch, state, **geometry
+        variable.cleared(x, lengths), weight_ih, weight_hh, bias, weight_ch, state, **geometry
     )
     # ONNX has no gradients, and a scan that has to have them cannot be exported.
     gates_x, weight_hh, hidden, cell = (
@@ -48,15 +51,23 @@ def conv_lstm(
     if hidden_mask is not None:
         hidden_mask = hidden_mask.detach()
 
-    def step(state: State, gates_t: Tensor) -> tuple[State, Tensor]:
+    def step(state: State, inputs: tuple[Tensor, ...]) -> tuple[State, Tensor]:
         hidden, cell = state
+        gates_t, *left = inputs
         hidden, now = reference.forward_step(
             *(gates_t, hidden, cell, weight_hh, weight_ch, hidden_mask),
             output_peephole == "current",
             hard_sigmoid_slope,
         )
+        cell = now.cell
+        for steps_left in left:
+            hidden, cell = reference.kept_after_end((hidden, cell), state, steps_left, 0)
         # What is carried on and what is collected must not be one tensor.
-        return (hidden, now.cell), hidden.clone()
+        return (hidden, cell), hidden.clone()
 
-    state, output = scan(step, (hidden, cell), gates_x)
-    return output, state
+    inputs: tuple[Tensor, ...] = (gates_x,)
+    if lengths is not None:
+        steps = torch.arange(gates_x.shape[0], device=lengths.device)
+        inputs = (gates_x, lengths - steps[:, None])
+    state, output = scan(step, (hidden, cell), inputs)
+    return variable.cleared(output, lengths), state

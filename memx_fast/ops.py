@@ -19,19 +19,19 @@ from . import backends
 _SCHEMAS = (
     "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
     "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
-    "SymInt saved_gates, float hard_sigmoid_slope=0.0, Tensor? hidden_mask=None) "
-    "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
+    "SymInt saved_gates, float hard_sigmoid_slope=0.0, Tensor? hidden_mask=None, "
+    "Tensor? lengths=None) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
     "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
     "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
     "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, int[2] padding, "
     "bool output_sees_current, bool[7] needs, float hard_sigmoid_slope=0.0, "
-    "Tensor? hidden_mask=None) -> (Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias, "
-    "Tensor weight_ch, Tensor h_0, Tensor c_0)",
+    "Tensor? hidden_mask=None, Tensor? lengths=None) -> (Tensor x, Tensor weight_ih, "
+    "Tensor weight_hh, Tensor bias, Tensor weight_ch, Tensor h_0, Tensor c_0)",
 )
 
 _GRADIENTS = 7  # x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0
 
-_CONSTANTS = 6  # arguments that get no gradient: padding to hidden_mask
+_CONSTANTS = 7  # arguments that get no gradient: padding to lengths
 
 _NO_DOUBLE_BACKWARD = (
     "memx_fast: the fused ConvLSTM kernels have no second derivative; "
@@ -48,6 +48,7 @@ def fused_conv_lstm(
     h_0: Tensor | None,
     c_0: Tensor | None,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
     *,
     padding: tuple[int, int] | None = None,
     output_peephole: str = "previous",
@@ -70,6 +71,8 @@ def fused_conv_lstm(
         c_0: ``(B, C, H, W)`` or None for zeros.
         hidden_mask: ``(B, C, H, W)``, multiplies H_{t-1} on its way into the recurrent
             convolution, or None. It gets no gradient.
+        lengths: ``(B,)`` of int64 on the device of x, from 1 to T: the steps of every sequence; or
+            None for T.
         padding: rows and columns of zeros around x, less than the kernel: the states have
             ``H = Hx + 2 rows - kh + 1`` rows. None keeps the size, for an odd kernel.
         output_peephole: ``"previous"`` or ``"current"``.
@@ -116,6 +119,7 @@ def fused_conv_lstm(
         kept_steps(x.shape[0], recompute) if differentiable else 0,
         hard_sigmoid_slope,
         hidden_mask,
+        lengths,
     )
     return output, h_n, c_n
 
@@ -158,6 +162,7 @@ def _fake_forward(
     saved_gates: int,
     hard_sigmoid_slope: float = 0.0,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps, batch, hidden = x.shape[0], x.shape[1], weight_hh.shape[1]
     height, width = _state_size(x, weight_ih, padding)
@@ -192,6 +197,7 @@ def _fake_backward(
     needs: list[bool],
     hard_sigmoid_slope: float = 0.0,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     steps, batch, channels, *frame = x.shape
     states = (batch, *_state_size(x, weight_ih, padding), weight_hh.shape[1])
@@ -217,8 +223,8 @@ def _fake_backward(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.padding, ctx.output_sees_current, save_cells, _ = inputs[:-2]
-    ctx.hard_sigmoid_slope, hidden_mask = inputs[-2:]
+    *tensors, ctx.padding, ctx.output_sees_current, save_cells, _ = inputs[:-3]
+    ctx.hard_sigmoid_slope, hidden_mask, lengths = inputs[-3:]
     hidden, _, _, cells, gates = output
     if not save_cells:
         raise RuntimeError(
@@ -226,13 +232,13 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
         )
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(cells, gates)
-    ctx.save_for_backward(*tensors, hidden, cells, gates, hidden_mask)
+    ctx.save_for_backward(*tensors, hidden, cells, gates, hidden_mask, lengths)
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_output, grad_h_n, grad_c_n, _, _ = grads
     needs = list(ctx.needs_input_grad[:_GRADIENTS])
-    *tensors, hidden_mask = ctx.saved_tensors
+    *tensors, hidden_mask, lengths = ctx.saved_tensors
     found = torch.ops.memx_fast.conv_lstm_backward(
         grad_output,
         grad_h_n,
@@ -243,6 +249,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs,
         ctx.hard_sigmoid_slope,
         hidden_mask,
+        lengths,
     )
     wanted = tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
     return (*wanted, *(None,) * _CONSTANTS)

@@ -136,6 +136,7 @@ class Recurrence(nn.Module):
         state: State | None,
         *,
         hidden_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
         over_frames: bool = True,
         recompute: float = 0.5,
     ) -> tuple[Tensor, State]:
@@ -145,6 +146,7 @@ class Recurrence(nn.Module):
             *self._parameters_of(suffix),
             state,
             hidden_mask=hidden_mask,
+            lengths=lengths,
             output_peephole=self.output_peephole,
             recurrent_activation=self.recurrent_activation,
             hard_sigmoid_slope=self.hard_sigmoid_slope,

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad as convolution_gradient
 
+from . import lengths as variable
 from .arguments import Sizes
 from .geometry import InputConvolution, Padding
 from .ops import accumulate_dtype
@@ -101,6 +102,7 @@ def conv_lstm(
     weight_ch: Tensor | None = None,
     state: State | None = None,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
     *,
     output_peephole: str = "previous",
     hard_sigmoid_slope: float = 0.0,
@@ -122,6 +124,8 @@ def conv_lstm(
         state: ``(h_0, c_0)``, both ``(B, C, H', W')``; None for zeros.
         hidden_mask: ``(B, C, H', W')``: stands before every H_{t-1} of (1), (2), (4) and of g_t as
             a factor; None for none.
+        lengths: ``(B,)``, the steps of every sequence: its state stays as it is after them, and its
+            output is zero; None for T.
         output_peephole: ``"previous"`` or ``"current"``: the cell state that the output gate sees.
         hard_sigmoid_slope: 0 for the logistic sigmoid; above 0, the slope of the hard one.
         padding: of the input convolution: ``"same"``, ``"valid"``, or rows and columns of zeros.
@@ -136,19 +140,23 @@ def conv_lstm(
     Under autocast, single-precision arguments are cast to its dtype first, except ``c_0``.
     """
     gates_x, weight_hh, weight_ch, state = prepared(
-        x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
+        variable.cleared(x, lengths),
+        *(weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation),
     )
     hidden, cell = state
     output = []
-    for gates_t in gates_x:
+    for t, gates_t in enumerate(gates_x):
+        before = hidden, cell
         hidden, step = forward_step(
             *(gates_t, hidden, cell, weight_hh, weight_ch, hidden_mask),
             output_peephole == "current",
             hard_sigmoid_slope,
         )
         cell = step.cell
+        if lengths is not None:
+            hidden, cell = kept_after_end((hidden, cell), before, lengths, t)
         output.append(hidden)
-    return torch.stack(output), (hidden, cell)
+    return variable.cleared(torch.stack(output), lengths), (hidden, cell)
 
 
 def conv_lstm_backward(
@@ -162,6 +170,7 @@ def conv_lstm_backward(
     weight_ch: Tensor | None = None,
     state: State | None = None,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
     *,
     output_peephole: str = "previous",
     hard_sigmoid_slope: float = 0.0,
@@ -185,8 +194,8 @@ def conv_lstm_backward(
 
     where ``W_h^T *`` is the transposed convolution. The derivative of the hard sigmoid is not
     ``i o (1 - i)`` but its slope where ``0 < i < 1``, and else 0. With a mask every H_{t-1} and
-    every ``W_h^T * d(z)`` is multiplied by it. All that is left is a sum over t, done at once after
-    the loop::
+    every ``W_h^T * d(z)`` is multiplied by it. With ``lengths`` each sequence has a T of its own,
+    after which d(z_t) = 0. All that is left is a sum over t, done at once after the loop::
 
         d(h_0) = W_h^T * d(z_1)        d(c_0) = d(C_0)           d(X_t) = W_x^T * d(z_t)
         d(W_h) = sum d(z_t) x H_{t-1}  d(W_x) = sum d(z_t) x X_t d(b)   = sum d(z_t)
@@ -199,7 +208,7 @@ def conv_lstm_backward(
         grad_output: incoming gradient ``(T, B, C, H', W')``, or None for zeros.
         grad_h_n: ``(B, C, H', W')``, or None for zeros.
         grad_c_n: ``(B, C, H', W')``, or None for zeros.
-        x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask, output_peephole,
+        x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask, lengths, output_peephole,
             hard_sigmoid_slope, padding, stride, dilation: what :func:`conv_lstm` was called with.
             The gates are computed again from them.
 
@@ -208,6 +217,7 @@ def conv_lstm_backward(
     """
     sees_current = output_peephole == "current"
     convolution = _convolution_of(weight_hh)
+    x = variable.cleared(x, lengths)
     gates_x, weight, peepholes, (hidden, cell) = prepared(
         x, weight_ih, weight_hh, bias, weight_ch, state, padding, stride, dilation
     )
@@ -223,17 +233,27 @@ def conv_lstm_backward(
     grad_hidden = torch.zeros_like(cell) if grad_h_n is None else grad_h_n.to(cell.dtype)
     grad_cell = torch.zeros_like(cell) if grad_c_n is None else grad_c_n.to(cell.dtype)
     grads_z = []
+    if grad_output is not None:
+        grad_output = variable.cleared(grad_output, lengths)
     for t in reversed(range(len(steps))):
         if grad_output is not None:
             grad_hidden = grad_hidden + grad_output[t]
-        grad_z, grad_cell = _backward_step(
+        grad_z, grad_previous = _backward_step(
             steps[t], grad_hidden, grad_cell, peepholes, sees_current, hard_sigmoid_slope
         )
+        if lengths is not None:
+            running = variable.running(lengths, t, grad_z)
+            grad_z = torch.where(running, grad_z, grad_z.new_zeros(()))
+            grad_previous = torch.where(running, grad_previous, grad_cell)
+        grad_cell = grad_previous
         grads_z.append(grad_z)
         grad_convolved = convolution.grad_input(
             hidden.shape, weight, grad_z.to(weight.dtype), padding=_same(weight)
         )
-        grad_hidden = masked(grad_convolved, hidden_mask).to(cell.dtype)
+        grad_previous_hidden = masked(grad_convolved, hidden_mask).to(cell.dtype)
+        if lengths is not None:
+            grad_previous_hidden = torch.where(running, grad_previous_hidden, grad_hidden)
+        grad_hidden = grad_previous_hidden
     grads_z.reverse()
     grad_z = torch.stack(grads_z)
     grad_x, grad_weight_ih = _input_gates_backward(
@@ -256,6 +276,13 @@ def conv_lstm_backward(
         h_0=None if state is None else grad_hidden.to(state[0].dtype),
         c_0=None if state is None else grad_cell.to(state[1].dtype),
     )
+
+
+def kept_after_end(state: State, before: State, lengths: Tensor, t: int) -> State:
+    """The state after step t: that of ``before`` for sequences which have no step t."""
+    running = variable.running(lengths, t, state[0])
+    hidden, cell = (torch.where(running, new, old) for new, old in zip(state, before, strict=True))
+    return hidden, cell
 
 
 def input_gates(

@@ -31,6 +31,7 @@ class Case:
     bias: bool = True
     hard_slope: float = 0.0  # of the hard sigmoid; 0: the logistic one
     masked: bool = False  # the hidden state, on its way into the recurrent convolution
+    ragged: bool = False  # sequences of different length
 
     def arguments(self, seed: int = 0) -> dict[str, Tensor | None]:
         """Float64 arguments at the scale of a freshly initialised network."""
@@ -63,6 +64,13 @@ class Case:
         mixed = torch.arange(math.prod(shape), device=like.device) * 40503 // 64
         return (mixed % 2 * 2).to(like.dtype).view(shape)
 
+    def lengths(self) -> Tensor | None:
+        """T, 1, T - 1, 2, .. steps: the first sequence has all of them."""
+        if not self.ragged:
+            return None
+        order = [n for step in range(self.steps) for n in (self.steps - step, step + 1)]
+        return torch.tensor([order[b % len(order)] for b in range(self.batch)])
+
     def frame(self) -> tuple[int, int]:
         """The size of x for states of height x width."""
         if not self.input_channels or self.padding is None:
@@ -86,6 +94,7 @@ def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.
     return ops.fused_conv_lstm(
         *(arguments[name] for name in NAMES),
         case.hidden_mask(arguments["x"]),
+        case.lengths(),
         padding=case.padding,
         output_peephole=case.output_peephole,
         hard_sigmoid_slope=case.hard_slope,
@@ -94,7 +103,27 @@ def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.
 
 
 def plain(case: Case, arguments: dict[str, Tensor | None]):
-    """Equations (1)-(5) in plain PyTorch, everything in the dtype of the arguments."""
+    """Plain PyTorch, everything in the dtype of the arguments; every sequence alone if ragged."""
+    if not case.ragged:
+        return _plain(case, arguments, case.hidden_mask(arguments["x"]))
+    mask = case.hidden_mask(arguments["x"])
+    outputs, states = [], []
+    for b, length in enumerate(case.lengths().tolist()):
+        one = slice(b, b + 1)
+        alone = arguments | {
+            "x": arguments["x"][:length, one],
+            **{n: None if arguments[n] is None else arguments[n][one] for n in ("h_0", "c_0")},
+        }
+        output, h_n, c_n = _plain(case, alone, None if mask is None else mask[one])
+        padding = output.new_zeros((case.steps - length, *output.shape[1:]))
+        outputs.append(torch.cat([output, padding]))
+        states.append((h_n, c_n))
+    h_n, c_n = (torch.cat(parts) for parts in zip(*states, strict=True))
+    return torch.cat(outputs, 1), h_n, c_n
+
+
+def _plain(case: Case, arguments: dict[str, Tensor | None], mask: Tensor | None):
+    """Equations (1)-(5)."""
     x, weight_ih, weight_hh, bias, weight_ch, hidden, cell = (arguments[name] for name in NAMES)
     if weight_ih is not None:
         padding = case.padding or tuple(size // 2 for size in weight_ih.shape[2:])
@@ -115,7 +144,6 @@ def plain(case: Case, arguments: dict[str, Tensor | None]):
             return torch.sigmoid(z)
         return torch.nn.functional.hardtanh(case.hard_slope * z + 0.5, 0, 1)
 
-    mask = case.hidden_mask(x)
     output = []
     for gates_t in gates_x:
         convolved = hidden if mask is None else hidden * mask

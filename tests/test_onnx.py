@@ -103,6 +103,18 @@ def test_unrolled(tmp_path: Path) -> None:
     assert_same(run(x), layer(x))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_lengths(backend: str, tmp_path: Path) -> None:
+    """An input of the model, in a Scan and unrolled; both directions end where a sequence does."""
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 3, bidirectional=True, backend=backend)
+    x, lengths = frames(3, 2, 2, 5, 6), torch.tensor([3, 2])
+    nodes, run = exported(layer, (x, None, lengths), tmp_path / "layer.onnx")
+    assert nodes.count("Scan") == (0 if backend == "reference" else 2)
+    for other in (lengths, torch.tensor([1, 3])):
+        assert_same(run(x, other), layer(x, None, other))
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_unrolled_by_the_older_exporter(tmp_path: Path) -> None:
     """dynamo=False traces, and so gets one copy a step whatever the backend."""

@@ -53,6 +53,12 @@ HARD_CASES = tuple(
 
 
 MASKED_CASES = tuple(replace(case, masked=True) for case in CASES[3 :: len(VARIANTS) + 1])
+RAGGED_CASES = tuple(
+    replace(case, batch=3, ragged=True, masked=masked, hard_slope=slope)
+    for case, (masked, slope) in zip(
+        CASES[5 :: len(VARIANTS) + 1], itertools.cycle(((False, 0.0), (True, 0.0), (True, 0.5)))
+    )
+)
 
 
 @pytest.fixture(params=_C.build_info()["instruction_sets"])
@@ -64,7 +70,7 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.select_instruction_set(usual)
 
 
-@pytest.mark.parametrize("case", [*CASES, *HARD_CASES, *MASKED_CASES], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *HARD_CASES, *MASKED_CASES, *RAGGED_CASES], ids=str)
 def test_float64_agrees_with_the_reference(case: Case, instruction_set: str) -> None:
     """Results and all gradients to 1e-10, over shapes, peepholes, states; NaN-poisoned buffers."""
     arguments = cast(case.arguments(), torch.float64)
@@ -101,6 +107,7 @@ ACCURACY_CASES = (
     Case(4, 2, 5, 24, 12, 13, peephole="channel", masked=True),
     Case(3, 2, 4, 12, 11, 11, (5, 5), masked=True),
     Case(5, 2, 8, 16, 13, 17, peephole="channel", output_peephole="current", hard_slope=0.5),
+    Case(4, 3, 5, 24, 12, 13, peephole="channel", ragged=True),
 )
 
 

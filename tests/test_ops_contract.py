@@ -43,7 +43,7 @@ def mirrored_storage(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_any_strides_in(layout, dtype: torch.dtype) -> None:
     """Inputs, states and incoming gradients of any layout give bitwise the dense ones' results."""
-    case = Case(3, 2, 3, 9, 8, 7, peephole="spatial")
+    case = Case(3, 2, 3, 9, 8, 7, peephole="spatial", ragged=True)
     dense = cast(case.arguments(), dtype, c_0=torch.float32)
     exact = results_and_gradients(fused, case, dense, case.incoming())
     strided = {
@@ -106,7 +106,7 @@ def test_second_backward_over_one_graph() -> None:
 
 def test_bits_do_not_depend_on_the_thread_count() -> None:
     """The same bits with one, two and five threads, and from run to run."""
-    case = Case(3, 3, 9, 16, 37, 41, peephole="channel", masked=True)
+    case = Case(3, 3, 9, 16, 37, 41, peephole="channel", masked=True, ragged=True)
     arguments = cast(case.arguments(), torch.float32)
     usual = torch.get_num_threads()
     try:
@@ -146,10 +146,11 @@ def test_opcheck(dtype: torch.dtype, ready_made: bool) -> None:
         peephole="channel",
         hard_slope=0.2 if ready_made else 0.0,
         masked=ready_made,
+        ragged=True,
     )
     arguments = cast(case.arguments(), dtype, c_0=torch.float32)
     padding = (0, 0) if ready_made else (1, 0)
-    options = (case.hard_slope, case.hidden_mask(arguments["x"]))
+    options = (case.hard_slope, case.hidden_mask(arguments["x"]), case.lengths())
     inputs = (*(arguments[name] for name in NAMES), padding, False, True, 2, *options)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.memx_fast.conv_lstm, inputs, test_utils=tests)
@@ -173,7 +174,7 @@ def test_opcheck_dynamic() -> None:
     """Ahead-of-time dispatch with symbolic shapes, forward and backward."""
     case = Case(3, 2, 3, 4, 5, 6, peephole="spatial", output_peephole="current", masked=True)
     arguments = cast(case.arguments(), torch.float64)
-    options = (0.25, case.hidden_mask(arguments["x"]))
+    options = (0.25, case.hidden_mask(arguments["x"]), torch.tensor([2, 3]))
     inputs = (*(arguments[name] for name in NAMES), (1, 1), True, True, 2, *options)
     torch.library.opcheck(
         torch.ops.memx_fast.conv_lstm, inputs, test_utils="test_aot_dispatch_dynamic"
@@ -228,6 +229,10 @@ def test_autocast() -> None:
         ({"padding": (1,)}, "padding has 1 number"),
         ({"hidden_mask": torch.zeros(1, 1, 4, 4)}, "hidden_mask has shape"),
         ({"hidden_mask": torch.zeros(1, 3, 4, 4).double()}, "hidden_mask has dtype"),
+        ({"lengths": torch.ones(2, dtype=torch.int64)}, "lengths has shape"),
+        ({"lengths": torch.ones(1)}, "lengths has dtype"),
+        ({"lengths": torch.tensor([0])}, "expected numbers from 1 to 2"),
+        ({"lengths": torch.tensor([3])}, "expected numbers from 1 to 2"),
         ({"slope": -0.5}, "hard_sigmoid_slope is -0.5, expected a finite number above 0"),
         ({"slope": float("nan")}, "hard_sigmoid_slope is nan"),
         ({"slope": float("inf")}, "hard_sigmoid_slope is inf"),
@@ -250,6 +255,7 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, Tensor], message: 
             0,
             change.get("slope", 0.0),
             change.get("hidden_mask"),
+            change.get("lengths"),
         )
 
 

@@ -31,6 +31,7 @@ class Arguments(NamedTuple):
     h_0: Tensor | None  # (B, C, H, W)
     c_0: Tensor | None  # (B, C, H, W) of the accumulation type
     hidden_mask: Tensor | None  # (B, C, H, W), times H_{t-1} in the recurrent convolution
+    lengths: Tensor | None  # (B,) of int64: the steps of every sequence; None: T
 
 
 class Equations(NamedTuple):
@@ -121,6 +122,7 @@ def checked_sizes(arguments: Arguments, padding: list[int]) -> Sizes:
     _check_shape("h_0", arguments.h_0, sizes.state)
     _check_shape("c_0", arguments.c_0, sizes.state)
     _check_shape("hidden_mask", arguments.hidden_mask, sizes.state)
+    _check_shape("lengths", arguments.lengths, (batch,))
     _check_numbers(arguments)
     return sizes
 
@@ -182,9 +184,9 @@ def _check_numbers(arguments: Arguments) -> None:
     x = arguments.x
     if x.dtype not in DTYPES:
         raise TypeError(f"x has dtype {x.dtype}, expected one of {DTYPES}")
+    others = {"c_0": accumulate_dtype(x.dtype), "lengths": torch.int64}
     for name, tensor in zip(Arguments._fields, arguments, strict=True):
-        expected = accumulate_dtype(x.dtype) if name == "c_0" else x.dtype
-        _check_number(name, tensor, expected, x)
+        _check_number(name, tensor, others.get(name, x.dtype), x)
 
 
 def _check_number(name: str, tensor: Tensor | None, dtype: torch.dtype, like: Tensor) -> None:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from memx_fast.lengths import cleared
 from memx_fast.ops import accumulate_dtype
 
 from .arguments import GATES, Arguments, Equations, Sizes, check_results, checked_sizes
@@ -50,10 +51,11 @@ def backward_step(
     hidden_mask_ptr,  # (B, H, W, C), times what comes through the convolution; None: ones
     peephole_ptr,  # (3, H*W, C) if SPATIAL, else (3, 1, C); None: zeros
     gates_ptr,  # (.., B, H, W, 4, C) after activation, of which step gates_step
+    lengths_ptr,  # (B,): the steps of every sequence; None: T
     cells_ptr,  # (T, B, H, W, C)
     previous_cell_ptr,  # (.., B, H, W, C), of which step previous_cell_step; None: zeros
     output_gradient_ptr,  # (T, B, C, H, W) of the strides below; None: zeros
-    final_gradient_ptr,  # (B, C, H, W) of the strides below, of H_T; None: zeros, or t < T-1
+    final_gradient_ptr,  # (B, C, H, W) of the strides below, of H_T; None: zeros, or no T is t+1
     cell_gradient_ptr,  # (B, H, W, C): of C_t in, of C_{t-1} out
     gate_gradients_ptr,  # (T, B, H, W, 4, C): that of step t is the result
     t,
@@ -91,6 +93,13 @@ def backward_step(
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     image, y, x = pixel_coordinates(pixel, pixels, height, width)
     mask = (pixel < pixels)[:, None] & (channel < HIDDEN)[None, :]
+    ends = mask
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + image, mask=pixel < pixels, other=0)
+        if tl.max(length, 0) <= t:
+            return
+        mask &= (t < length)[:, None]
+        ends = mask & (t == length - 1)[:, None]
     step_size = pixels.to(tl.int64) * HIDDEN
     tile, at = tile_offsets(HIDDEN, BLOCK_M, BLOCK_C)
     gates_tile, gates_at = tile_offsets(4 * HIDDEN, BLOCK_M, BLOCK_C)
@@ -115,7 +124,7 @@ def backward_step(
         )
     if final_gradient_ptr is not None:
         d_hidden += load_gradient(
-            *(final_gradient_ptr, image, y, x, channel, mask),
+            *(final_gradient_ptr, image, y, x, channel, ends),
             *(final_image, final_channel, final_row, final_column),
         )
 
@@ -193,6 +202,9 @@ class BackwardPass:
         self.cells = cells
         self.c_0 = forward.c_0
         self._hidden_mask = forward.hidden_mask
+        self._lengths = forward.lengths
+        if forward.lengths is not None:
+            self.gate_gradients.zero_()  # of the steps that are not there
         self._peepholes = None if weight_ch is None else pack_peepholes(weight_ch, accumulate)
         self._grad_output = None if grad_output is None else aligned(grad_output)
         self._grad_h_n = None if grad_h_n is None else aligned(grad_h_n)
@@ -223,12 +235,13 @@ class BackwardPass:
         """Differentiate step t, whose gates are at ``gates_step`` of ``gates``."""
         sizes = self.sizes
         is_last = t == sizes.steps - 1
-        final = self._grad_h_n if is_last else None
+        final = self._grad_h_n if is_last or self._lengths is not None else None
         backward_step[self._grid](
             self._weight,
             self._hidden_mask,
             self._peepholes,
             gates,
+            self._lengths,
             self.cells,
             self.c_0 if t == 0 else self.cells,
             self._grad_output,
@@ -267,6 +280,7 @@ def conv_lstm_backward(
     needs: list[bool],
     hard_sigmoid_slope: float = 0.0,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``memx_fast::conv_lstm_backward``: see :mod:`memx_fast.ops`.
 
@@ -277,7 +291,7 @@ def conv_lstm_backward(
         TypeError: a dtype that does not fit.
         ValueError: a shape that does not fit; the message names the argument.
     """
-    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask)
+    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths)
     sizes = checked_sizes(arguments, padding)
     check_results(sizes, x, (grad_output, grad_h_n, grad_c_n), (output, cells, gates))
     with on_device_of(x):
@@ -317,7 +331,7 @@ def _gradients(
     output: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients that are needed, from those of the gates; empty tensors for the others."""
-    x, weight_ih, weight_hh, bias, weight_ch, _, _, hidden_mask = arguments
+    x, weight_ih, weight_hh, bias, weight_ch, _, _, hidden_mask, lengths = arguments
     sizes = steps.sizes
     gate_gradients = steps.gate_gradients.movedim(2, -1).flatten(0, 1)
     same = (weight_hh.shape[2] // 2, weight_hh.shape[3] // 2)
@@ -331,7 +345,8 @@ def _gradients(
         image_gradient(gate_gradients, weight_ih, around_x, grad_x.movedim(2, -1).flatten(0, 1))
     grad_weight_ih = x.new_empty((0,))
     if needs.weight_ih and weight_ih is not None:
-        frames = Images(forward.x.flatten(0, 1), 0)
+        # A gradient of 0 does not keep out what is not finite.
+        frames = Images(cleared(forward.x, lengths).flatten(0, 1), 0)
         grad_weight_ih = weight_gradient([frames], gate_gradients, weight_ih, around_x)
     grad_weight_hh = x.new_empty((0,))
     if needs.weight_hh:

@@ -36,6 +36,7 @@ def forward_step(
     previous_hidden_ptr,  # (.., B, H, W, C), of which step previous_hidden_step; None: zeros
     hidden_mask_ptr,  # (B, H, W, C), times H_{t-1} in its convolution; None: ones
     previous_cell_ptr,  # (.., B, H, W, C), of which step previous_cell_step; None: zeros
+    lengths_ptr,  # (B,): the steps of every sequence; None: T
     hidden_ptr,  # (T, B, H, W, C): H_t goes to step t; None: not stored
     cell_ptr,  # (.., B, H, W, C): C_t goes to step cell_step, which may be where C_{t-1} is
     gates_ptr,  # (.., B, H, W, 4, C): i, f, g, o go to step gates_step; None: not stored
@@ -75,6 +76,11 @@ def forward_step(
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     image, y, x = pixel_coordinates(pixel, pixels, height, width)
     mask = (pixel < pixels)[:, None] & (channel < HIDDEN)[None, :]
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + image, mask=pixel < pixels, other=0)
+        if tl.max(length, 0) <= t:
+            return
+        mask &= (t < length)[:, None]
     step_size = pixels.to(tl.int64) * HIDDEN
     tile, at = tile_offsets(HIDDEN, BLOCK_M, BLOCK_C)
     gates_tile, gates_at = tile_offsets(4 * HIDDEN, BLOCK_M, BLOCK_C)
@@ -164,7 +170,7 @@ class ForwardPass:
     def __init__(
         self, arguments: Arguments, sizes: Sizes, padding: list[int], equations: Equations
     ):
-        x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask = arguments
+        x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, self.lengths = arguments
         self.sizes = sizes
         self.accumulate = accumulate_dtype(x.dtype)
         self.x = channels_last(x)
@@ -239,6 +245,7 @@ class ForwardPass:
             previous.hidden,
             self.hidden_mask,
             previous.cell,
+            self.lengths,
             hidden,
             cell,
             gates,
@@ -271,16 +278,18 @@ def conv_lstm(
     saved_gates: int,
     hard_sigmoid_slope: float = 0.0,
     hidden_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The operator ``memx_fast::conv_lstm``: see :mod:`memx_fast.ops`.
 
-    Everything is enqueued on the current stream of the device of x, without synchronising.
+    Everything is enqueued on the current stream of the device of x, without synchronising: the
+    values of ``lengths`` are not checked, but none leads out of bounds.
 
     Raises:
         TypeError: a dtype that does not fit.
         ValueError: a shape or a number that does not fit; the message names it.
     """
-    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask)
+    arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths)
     sizes = checked_sizes(arguments, padding)
     steps, first_saved = sizes.steps, sizes.steps - saved_gates
     if not 0 <= saved_gates <= steps:
@@ -293,6 +302,9 @@ def conv_lstm(
     saved_cells = (steps, *image, sizes.hidden) if save_cells else (0,)
     cells = x.new_empty(saved_cells, dtype=accumulate)
     gates = x.new_empty((saved_gates, *image, GATES, sizes.hidden))
+    if lengths is not None:
+        for of_steps in (output, cells, gates):
+            of_steps.zero_()  # what is not computed
     with on_device_of(x):
         equations = Equations.checked(output_sees_current, hard_sigmoid_slope)
         layer = ForwardPass(arguments, sizes, padding, equations)
@@ -307,10 +319,18 @@ def conv_lstm(
                 gates if t >= first_saved else None,
                 max(t - first_saved, 0),
             )
-        h_n.copy_(output[-1])
+        h_n.copy_(at_ends(output, lengths))
         if save_cells:
-            c_n.copy_(cells[-1].movedim(-1, -3))
+            c_n.copy_(at_ends(cells, lengths).movedim(-1, -3))
     return output, h_n, c_n, cells, gates
+
+
+def at_ends(of_steps: Tensor, lengths: Tensor | None) -> Tensor:
+    """What every sequence's last step left in a tensor (T, B, ...): (B, ...)."""
+    if lengths is None:
+        return of_steps[-1]
+    last = (lengths - 1).clamp(0, len(of_steps) - 1)
+    return of_steps[last, torch.arange(len(lengths), device=lengths.device)]
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

@@ -102,7 +102,6 @@ class BackwardPass {
         incoming_(incoming),
         saved_(saved),
         needs_(needs),
-        last_(sequence.steps - 1),
         sums_(sequence, needs) {
     const Arguments& arguments = sequence.arguments;
     const at::TensorOptions stored = arguments.x.options();
@@ -129,16 +128,20 @@ class BackwardPass {
     const Convolution<O>& input = input_transposed_.convolution;
     const GatePlanes<N> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
                                std::max(hidden.pad_columns, input.pad_columns), plane_options());
-    for (int64_t t = last_; t >= 0; --t) {
-      sweep(backward_step(t, planes));
+    for (int64_t t = sequence_.steps - 1; t >= 0; --t) {
+      differentiate(t, planes);
       if (input.weights != nullptr) {
         sweep(frame_gradient(input, t, planes, frame_of<S>(channels_first(grad_x_), t),
-                             grad_x_.size(4)));
+                             grad_x_.size(4)),
+              t);
       }
+    }
+    if (needs_.x) {
+      sequence_.clear_after_ends(grad_x_);
     }
     if (needs_.h_0) {
       const at::Tensor gradient = channels_first(grad_h_0_);
-      sweep(frame_gradient(hidden, 0, planes, frame_of<S>(gradient), sizes_.hidden));
+      sweep(frame_gradient(hidden, 0, planes, frame_of<S>(gradient), sizes_.hidden), 0);
       if (sequence_.arguments.hidden_mask.defined()) {
         gradient.mul_(sequence_.arguments.hidden_mask);
       }
@@ -147,7 +150,8 @@ class BackwardPass {
   }
 
  private:
-  BackwardStep<S, O> backward_step(int64_t t, const GatePlanes<N>& planes) const {
+  // Step t of the sequences of which it is the last step, or of those of which it is not.
+  BackwardStep<S, O> backward_step(int64_t t, bool is_last, const GatePlanes<N>& planes) const {
     BackwardStep<S, O> step;
     step.forward = sequence_.forward_step(t);
     step.hidden_transposed = hidden_transposed_.convolution;
@@ -161,14 +165,14 @@ class BackwardPass {
       step.forward.previous_cell = step.cell - image_elements;
       step.forward.hidden_frame = frame_of<const S>(saved_.output, t - 1);
     }
-    if (t < last_) {
+    if (!is_last) {
       step.next_gate_gradient = planes.template of_step<const N>(t + 1);
     }
     step.gate_gradient = planes.template of_step<N>(t);
     if (incoming_.output.defined()) {
       step.output_gradient = frame_of<const S>(incoming_.output, t);
     }
-    if (t == last_ && incoming_.h_n.defined()) {
+    if (is_last && incoming_.h_n.defined()) {
       step.final_gradient = frame_of<const S>(incoming_.h_n);
     }
     if (needs_.x && !sequence_.arguments.weight_ih.defined()) {
@@ -198,27 +202,37 @@ class BackwardPass {
     }
   }
 
-  void sweep(const BackwardStep<S, O>& step) {
+  void differentiate(int64_t t, const GatePlanes<N>& planes) {
+    const BackwardStep<S, O> step = backward_step(t, false, planes);
+    const BackwardStep<S, O> last_step = backward_step(t, true, planes);
     const int64_t bytes = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
     reserve_scratch(bytes);
     at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
         for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
-          sequence_.kernels.backward(step, sums_.accumulators(slot, i), sums_.tile(i),
-                                     scratch(bytes));
+          const Tile tile = sums_.tile(i);
+          const int64_t last = sequence_.end(tile.batch) - 1;
+          if (t <= last) {
+            sequence_.kernels.backward(t < last ? step : last_step, sums_.accumulators(slot, i),
+                                       tile, scratch(bytes));
+          }
         }
       }
     });
   }
 
-  void sweep(const FrameGradientStep<S, O>& step) {
+  // Of the frame of step t, or of what is before step 0.
+  void sweep(const FrameGradientStep<S, O>& step, int64_t t) {
     const TileGrid tiles(sizes_.batch, step.gradient.height, step.gradient.width,
                          sizes_.gate_columns());
     const int64_t bytes = sequence_.kernels.frame_gradient_scratch(step, tiles.largest());
     reserve_scratch(bytes);
     at::parallel_for(0, tiles.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        sequence_.kernels.frame_gradient(step, tiles.at(i), scratch(bytes));
+        const Tile tile = tiles.at(i);
+        if (t < sequence_.end(tile.batch)) {
+          sequence_.kernels.frame_gradient(step, tile, scratch(bytes));
+        }
       }
     });
   }
@@ -240,7 +254,6 @@ class BackwardPass {
   const Incoming& incoming_;
   const Saved& saved_;
   const Needs needs_;
-  const int64_t last_;
   ParameterSums<S, O> sums_;
   PackedConvolution<O> hidden_transposed_, input_transposed_;
   at::Tensor cell_gradient_;  // (B, H, W, C): of C_t, then of C_{t-1}
@@ -261,11 +274,12 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
                        at::IntArrayRef padding, bool output_sees_current, std::array<bool, 7> needs,
-                       double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask) {
+                       double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask,
+                       const std::optional<at::Tensor>& lengths) {
   const at::AutoDispatchBelowADInplaceOrView no_views;
   const Arguments arguments =
       checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, padding,
-                        output_sees_current, hard_sigmoid_slope, hidden_mask);
+                        output_sees_current, hard_sigmoid_slope, hidden_mask, lengths);
   const Incoming incoming{grad_output.value_or(at::Tensor()), grad_h_n.value_or(at::Tensor()),
                           grad_c_n.value_or(at::Tensor())};
   const Saved saved{output, cells, gates};

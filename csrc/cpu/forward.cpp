@@ -31,7 +31,9 @@ Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates
 
   Results results;
   results.output = empty_large({T, B, H, W, C}, stored);
-  results.c_n = empty_large({B, H, W, C}, accumulated);
+  if (!save_cells) {
+    results.c_n = empty_large({B, H, W, C}, accumulated);
+  }
   results.cells =
       empty_large(save_cells ? at::DimVector{T, B, H, W, C} : at::DimVector{0}, accumulated);
   results.gates = empty_large({saved_gates, B, H, W, kGates, C}, stored);
@@ -44,6 +46,7 @@ Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates
       sequence.kernels.forward_scratch(sequence.forward_step(0), sequence.tiles.largest());
   const at::Tensor scratch = empty_scratch(scratch_bytes);
 
+  std::vector<Tile> tiles = sequence.tiles.all();
   for (int64_t t = 0; t < T; ++t) {
     ForwardStep<S, O> step = sequence.forward_step(t);
     step.cell = cell_of(t);
@@ -55,16 +58,20 @@ Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates
       step.previous_cell = cell_of(t - 1);
       step.hidden_frame = {output + (t - 1) * image_elements, H * W * C, 1, W * C, C, H, W};
     }
-    at::parallel_for(0, sequence.tiles.count(), 1, [&](int64_t begin, int64_t end) {
+    sequence.drop_ended(tiles, t);
+    at::parallel_for(0, int64_t(tiles.size()), 1, [&](int64_t begin, int64_t end) {
       char* const memory = data_of<char>(scratch) + at::get_thread_num() * scratch_bytes;
       for (int64_t i = begin; i < end; ++i) {
-        sequence.kernels.forward(step, sequence.tiles.at(i), memory);
+        sequence.kernels.forward(step, tiles[i], memory);
       }
     });
   }
-  results.h_n = results.output[T - 1].clone();
+  results.h_n = sequence.at_ends(results.output);
+  sequence.clear_after_ends(results.output);
+  sequence.clear_after_ends(results.gates);
   if (save_cells) {
-    results.c_n.copy_(results.cells[T - 1]);
+    results.c_n = sequence.at_ends(results.cells);
+    sequence.clear_after_ends(results.cells);
   }
   return results;
 }
@@ -76,12 +83,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
     at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates,
-    double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask) {
+    double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask,
+    const std::optional<at::Tensor>& lengths) {
   // Results are made here and nowhere else: to autograd none of them is a view of another.
   const at::AutoDispatchBelowADInplaceOrView no_views;
   const Arguments arguments =
       checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, padding,
-                        output_sees_current, hard_sigmoid_slope, hidden_mask);
+                        output_sees_current, hard_sigmoid_slope, hidden_mask, lengths);
   TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
               saved_gates, ", expected 0 to ", x.size(0), " steps");
   const Results results = dispatch_types(x.scalar_type(), [&](auto storage, auto operand) {

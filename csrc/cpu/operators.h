@@ -14,7 +14,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& weight_ch,
     const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
     at::IntArrayRef padding, bool output_sees_current, bool save_cells, int64_t saved_gates,
-    double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask);
+    double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask,
+    const std::optional<at::Tensor>& lengths);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
 conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
@@ -26,6 +27,7 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
                        const at::Tensor& output, const at::Tensor& cells, const at::Tensor& gates,
                        at::IntArrayRef padding, bool output_sees_current, std::array<bool, 7> needs,
-                       double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask);
+                       double hard_sigmoid_slope, const std::optional<at::Tensor>& hidden_mask,
+                       const std::optional<at::Tensor>& lengths);
 
 }  // namespace memx

@@ -41,6 +41,16 @@ void check_padding(const Arguments& arguments) {
               ", too small for weight_ih of shape ", weight.sizes());
 }
 
+void check_lengths(const Arguments& arguments) {
+  const at::Tensor& lengths = arguments.lengths;
+  const int64_t steps = arguments.x.size(0);
+  check_dtype("lengths", lengths, at::kLong);
+  check_shape("lengths", lengths, {arguments.x.size(1)});
+  TORCH_CHECK(lengths.is_cpu(), "memx_fast: lengths is on ", lengths.device(), ", expected cpu");
+  TORCH_CHECK(lengths.min().item<int64_t>() >= 1 && lengths.max().item<int64_t>() <= steps,
+              "memx_fast: lengths is ", lengths, ", expected numbers from 1 to ", steps);
+}
+
 // [3, P, C] of the accumulation type; absent peepholes are zeros shared by all pixels.
 at::Tensor peephole_rows(const at::Tensor& weight, int64_t hidden, at::ScalarType dtype) {
   if (!weight.defined()) {
@@ -89,6 +99,9 @@ void check_arguments(const Arguments& arguments) {
   check_dtype("h_0", arguments.h_0, dtype);
   check_dtype("c_0", arguments.c_0, accumulate_dtype(dtype));
   check_dtype("hidden_mask", arguments.hidden_mask, dtype);
+  if (arguments.lengths.defined()) {
+    check_lengths(arguments);
+  }
 }
 
 }  // namespace
@@ -99,7 +112,8 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             const std::optional<at::Tensor>& h_0,
                             const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
                             bool output_sees_current, double hard_sigmoid_slope,
-                            const std::optional<at::Tensor>& hidden_mask) {
+                            const std::optional<at::Tensor>& hidden_mask,
+                            const std::optional<at::Tensor>& lengths) {
   TORCH_CHECK(padding.size() == 2, "memx_fast: padding has ", padding.size(),
               " numbers, expected rows and columns");
   TORCH_CHECK(hard_sigmoid_slope >= 0 && hard_sigmoid_slope < HUGE_VAL,
@@ -113,6 +127,7 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             h_0.value_or(at::Tensor()),
                             c_0.value_or(at::Tensor()),
                             hidden_mask.value_or(at::Tensor()),
+                            lengths.value_or(at::Tensor()),
                             {padding[0], padding[1]},
                             output_sees_current,
                             hard_sigmoid_slope};
@@ -146,13 +161,26 @@ Tile TileGrid::at(int64_t index) const {
           std::min(tile_columns_, width_ - column)};
 }
 
+std::vector<Tile> TileGrid::all() const {
+  std::vector<Tile> found(count());
+  for (int64_t i = 0; i < count(); ++i) {
+    found[i] = at(i);
+  }
+  return found;
+}
+
 template <class S, class O>
 Sequence<S, O>::Sequence(const Arguments& given, bool keep_weights)
     : arguments(given),
       steps(given.x.size(0)),
       sizes(sizes_of(given, engine().vector_bytes / int64_t(sizeof(A)))),
       tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns()),
-      kernels(engine().kernels<S, O>()) {
+      kernels(engine().kernels<S, O>()),
+      ends_(sizes.batch, steps) {
+  if (arguments.lengths.defined()) {
+    const at::Tensor lengths = arguments.lengths.contiguous();
+    ends_.assign(lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + sizes.batch);
+  }
   const at::ScalarType dtype = c10::CppTypeToScalarType<A>::value;
   if (arguments.weight_ih.defined()) {
     input_ = pack_convolution<O>(arguments.weight_ih, arguments.padding, sizes, keep_weights);
@@ -193,6 +221,33 @@ ForwardStep<S, O> Sequence<S, O>::forward_step(int64_t t) const {
     }
   }
   return step;
+}
+
+template <class S, class O>
+void Sequence<S, O>::drop_ended(std::vector<Tile>& of_step, int64_t t) const {
+  std::erase_if(of_step, [&](const Tile& tile) { return t >= end(tile.batch); });
+}
+
+template <class S, class O>
+at::Tensor Sequence<S, O>::at_ends(const at::Tensor& of_steps) const {
+  at::Tensor found = of_steps[steps - 1].clone();
+  for (int64_t b = 0; b < sizes.batch; ++b) {
+    if (end(b) < steps) {
+      found[b].copy_(of_steps[end(b) - 1][b]);
+    }
+  }
+  return found;
+}
+
+template <class S, class O>
+void Sequence<S, O>::clear_after_ends(const at::Tensor& of_steps) const {
+  const int64_t count = of_steps.size(0), first = steps - count;
+  for (int64_t b = 0; b < sizes.batch; ++b) {
+    const int64_t begin = std::max<int64_t>(0, end(b) - first);
+    if (begin < count) {
+      of_steps.slice(0, begin).select(1, b).zero_();
+    }
+  }
 }
 
 template <class S>

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <vector>
 
 #include "engine.h"
 #include "weights.h"
@@ -13,7 +14,7 @@ namespace memx {
 
 // The operator's arguments; an undefined tensor is an absent one. Shapes as in ops.cpp.
 struct Arguments {
-  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask;
+  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths;
   Padding padding;  // of the input convolution
   bool output_sees_current;
   double hard_sigmoid_slope;  // 0: the logistic sigmoid
@@ -27,7 +28,8 @@ Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>
                             const std::optional<at::Tensor>& h_0,
                             const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
                             bool output_sees_current, double hard_sigmoid_slope,
-                            const std::optional<at::Tensor>& hidden_mask);
+                            const std::optional<at::Tensor>& hidden_mask,
+                            const std::optional<at::Tensor>& lengths);
 
 // Batch, sizes of the states and hidden channels that the arguments lead to.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes);
@@ -45,6 +47,7 @@ class TileGrid {
   int64_t count() const { return batch_ * rows_ * columns_; }
   Tile largest() const { return {0, 0, 0, tile_rows_, tile_columns_}; }
   Tile at(int64_t index) const;
+  std::vector<Tile> all() const;
 
  private:
   int64_t batch_, height_, width_;
@@ -64,6 +67,18 @@ class Sequence {
   // are for t > 0.
   ForwardStep<S, O> forward_step(int64_t t) const;
 
+  // The steps of one sequence of the batch.
+  int64_t end(int64_t batch) const { return ends_[batch]; }
+
+  // Takes from the tiles of a step those of sequences that end before step t.
+  void drop_ended(std::vector<Tile>& of_step, int64_t t) const;
+
+  // What every sequence's last step left in a tensor (T, B, ...): (B, ...).
+  at::Tensor at_ends(const at::Tensor& of_steps) const;
+
+  // Zeros for the steps after the end of a sequence, in a tensor (.., B, ...) of the last steps.
+  void clear_after_ends(const at::Tensor& of_steps) const;
+
   const Arguments arguments;
   const int64_t steps;
   const Sizes sizes;
@@ -71,6 +86,7 @@ class Sequence {
   const TileKernels<S, O>& kernels;
 
  private:
+  std::vector<int64_t> ends_;  // of every sequence
   PackedConvolution<O> input_, hidden_;
   at::Tensor bias_, peephole_weights_, initial_cell_, hidden_mask_;
 };

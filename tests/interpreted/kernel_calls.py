@@ -25,6 +25,7 @@ def forward(case: Case, arguments: dict[str, Tensor | None], saved_gates: int | 
         case.steps if saved_gates is None else saved_gates,
         case.hard_slope,
         case.hidden_mask(arguments["x"]),
+        case.lengths(),
     )
 
 
@@ -54,6 +55,7 @@ def kernels(
         [name in wanted for name in NAMES],
         case.hard_slope,
         case.hidden_mask(arguments["x"]),
+        case.lengths(),
     )
     found = dict(zip(RESULTS, results, strict=True))
     for name, grad in zip(NAMES, grads, strict=True):

@@ -116,6 +116,8 @@ def test_gate_arithmetic_in_ulps() -> None:
         ({"saved_gates": 3}, "saved_gates is 3, expected 0 to 2 steps"),
         ({"mask": torch.zeros(1, 1, 4, 4)}, "hidden_mask has shape"),
         ({"mask": torch.zeros(1, 3, 4, 4).half()}, "hidden_mask has dtype"),
+        ({"lengths": torch.ones(2, dtype=torch.int64)}, "lengths has shape"),
+        ({"lengths": torch.ones(1)}, "lengths has dtype"),
         ({"slope": -0.5}, "hard_sigmoid_slope is -0.5, expected a finite number above 0"),
         ({"slope": float("nan")}, "hard_sigmoid_slope is nan"),
     ],
@@ -128,7 +130,7 @@ def test_operator_refuses_what_does_not_fit(change: dict[str, object], message: 
         "weight_hh": torch.zeros(12, 3, 3, 3),
         **dict.fromkeys(NAMES[3:]),
         **{"padding": (1, 1), "sees_current": False, "save_cells": False, "saved_gates": 0},
-        **{"slope": 0.0, "mask": None},
+        **{"slope": 0.0, "mask": None, "lengths": None},
     }
     with pytest.raises((TypeError, ValueError), match=message):
         triton_kernels.conv_lstm(*{**arguments, **change}.values())

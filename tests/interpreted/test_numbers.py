@@ -40,6 +40,9 @@ CASES = (
     Case(3, 3, 2, 5, 4, 5, (5, 3), peephole="channel", masked=True),
     Case(2, 2, 0, 17, 4, 3, masked=True),
     Case(2, 2, 3, 4, 3, 5, states=False, masked=True),
+    Case(3, 3, 2, 5, 4, 5, peephole="channel", ragged=True),
+    Case(3, 2, 0, 3, 2, 3, peephole="spatial", output_peephole="current", ragged=True),
+    Case(2, 3, 2, 3, 2, 3, states=False, masked=True, ragged=True, hard_slope=0.5),
 )
 
 
@@ -62,6 +65,7 @@ ACCURACY_CASES = (
     Case(3, 1, 0, 16, 12, 9),
     Case(3, 2, 5, 16, 9, 7, peephole="channel", hard_slope=0.5),
     Case(3, 2, 5, 16, 9, 7, masked=True),
+    Case(3, 2, 5, 16, 9, 7, ragged=True),
 )
 
 
@@ -159,15 +163,33 @@ def test_computing_gates_again_changes_nothing() -> None:
         assert torch.equal(again[name], value), name
 
 
-def test_inference_gives_the_results_of_training() -> None:
+def test_what_follows_the_end_is_not_read() -> None:
+    """NaN in x and in incoming gradients after a sequence's end changes no bit, saved or not."""
+    case = Case(3, 4, 3, 5, 4, 6, peephole="channel", ragged=True)
+    arguments = cast(case.arguments(), torch.float32)
+    exact = kernels(case, arguments, case.incoming(), saved_gates=1)
+    after = torch.arange(case.steps)[:, None] >= case.lengths()
+    with_nan = {name: value.detach().clone() for name, value in arguments.items()}
+    incoming = [grad.clone() for grad in case.incoming()]
+    with_nan["x"][after] = torch.nan
+    incoming[0][after] = torch.nan
+    found = kernels(case, with_nan, incoming, saved_gates=1)
+    for name, value in exact.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_inference_gives_the_results_of_training(ragged: bool) -> None:
     """Without cells, C_t is updated in place."""
     from memx_fast import triton_kernels
 
-    case = Case(3, 2, 3, 5, 4, 6, peephole="channel")
+    case = Case(3, 2, 3, 5, 4, 6, peephole="channel", ragged=ragged)
     arguments = {name: value.float() for name, value in case.arguments().items()}
     trained = forward(case, arguments)
     ordered = [arguments[name] for name in NAMES]
-    untrained = triton_kernels.conv_lstm(*ordered, [1, 1], False, False, 0)
+    untrained = triton_kernels.conv_lstm(
+        *ordered, [1, 1], False, False, 0, 0.0, None, case.lengths()
+    )
     for found, expected in zip(untrained[:3], trained[:3], strict=True):
         assert torch.equal(found, expected)
     assert untrained[3].shape == (0,)
