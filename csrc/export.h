@@ -1,8 +1,13 @@
-// What the instruction-set regions share: inlining, and the name of the region being compiled.
+// What the instruction-set regions and the GPU share: inlining, and the name of the region being compiled.
 #pragma once
 
+#ifdef __CUDACC__
+#define MEMX_INLINE __host__ __device__ static inline __attribute__((always_inline))
+#define MEMX_INLINE_MEMBER __host__ __device__ inline __attribute__((always_inline))
+#else
 #define MEMX_INLINE static inline __attribute__((always_inline))
 #define MEMX_INLINE_MEMBER inline __attribute__((always_inline))
+#endif
 
 // Kernel code is compiled once for each instruction set, in a namespace of that set's name, so that
 // the copies never meet at link time. Code outside any region is the baseline copy.

@@ -1,0 +1,12 @@
+#include "forward_pass.h"
+
+namespace memx::cuda {
+
+void forward(const Layer& layer, const ForwardResults& results, Workspace& workspace,
+             Stream stream) {
+  dispatch(layer.type, [&](auto numbers) {
+    run_forward<decltype(numbers)>(layer, results, workspace, stream);
+  });
+}
+
+}  // namespace memx::cuda

@@ -1,0 +1,101 @@
+// The forward step: both convolutions and equations (1)-(5) in one launch.
+#pragma once
+
+#include "elements.h"
+
+namespace memx::cuda {
+
+// Step t of a layer. Pointers are to the images of that step, dense with channels last; null where
+// there is nothing, which for what is read means zeros.
+template <class Numbers>
+struct ForwardStep {
+  using S = typename Numbers::storage;
+  using A = typename Numbers::accumulate;
+  Convolution<2> convolution;  // X_t with W_x, H_{t-1} with W_h
+  int hidden;                  // channels C
+  const S* input_gates;        // (B, H, W, 4, C), added to the convolutions
+  const A* bias;               // (4, C)
+  Peepholes<A> peepholes;
+  Equations<A> equations;
+  const A* previous_cell;  // (B, H, W, C): C_{t-1}
+  A* cell;                 // (B, H, W, C): C_t, where C_{t-1} is or elsewhere
+  S* output;               // (B, H, W, C): H_t
+  S* gates;                // (B, H, W, 4, C): i, f, g, o
+};
+
+// A warp has 32 pixels (16 in double precision) and 16 channels with their four gates.
+template <class Numbers>
+using WideForward = Shape<Numbers, 4, 2, 2>;
+template <class Numbers>
+using NarrowForward = Shape<Numbers, 4, 1, 2>;
+
+// Packed columns of the forward step: a quad is the four gates of 8 channels, so that one lane has all
+// gates of a channel.
+constexpr int kQuadChannels = kTileColumns;
+
+// Equations (1)-(5) for two channels of a pixel, whose convolutions are in z.
+template <class Numbers, class A>
+MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Pixel& pixel,
+                                const TwoChannels& two, A (&z)[4][2]) {
+  const int64_t at = pixel.number * step.hidden + two.first;
+  const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
+#pragma unroll
+  for (int gate = 0; gate < 4; ++gate) {
+    add_two(z[gate], step.input_gates, gates_at + gate * step.hidden, two);
+    add_two(z[gate], step.bias, gate * step.hidden + two.first, two);
+  }
+  Peephole<A> peephole[2];
+  load_peepholes(peephole, step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
+  A previous[2] = {}, cell[2], hidden[2];
+  add_two(previous, step.previous_cell, at, two);
+  for_equations(step.equations, [&](auto output_sees_current, const auto& sigmoid) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
+      const baseline::CellState<A> state =
+          baseline::cell_forward<decltype(output_sees_current)::value>(gates, peephole[e],
+                                                                       previous[e], sigmoid);
+      cell[e] = state.cell;
+      hidden[e] = state.hidden;
+      z[0][e] = gates.i;
+      z[1][e] = gates.f;
+      z[2][e] = gates.g;
+      z[3][e] = gates.o;
+    }
+  });
+  store_two(cell, step.cell, at, two);
+  store_two(hidden, step.output, at, two);
+#pragma unroll
+  for (int gate = 0; gate < 4; ++gate) {
+    store_two(z[gate], step.gates, gates_at + gate * step.hidden, two);
+  }
+}
+
+template <class Shape>
+MEMX_KERNEL(Shape::kThreads, 1)
+forward_step(MEMX_KERNEL_ARGUMENT ForwardStep<typename Shape::numbers> step) {
+  const Tiling& tiling = step.convolution.tiling;
+  const Tile tile = tile_of(tiling, block_x());
+  typename Shape::sums sum = {};
+  Pipeline<Shape, 2>{step.convolution, tile}.run(sum);
+
+  const int first_quad =
+      block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
+  each_pixel<Shape>(tiling, tile, [&](const Pixel& pixel, int row) {
+#pragma unroll
+    for (int quad = 0; quad < Shape::kQuads; ++quad) {
+      const int channel = (first_quad + quad) * kQuadChannels + lane() % 4 * 2;
+      const TwoChannels two = two_channels(channel, step.hidden);
+      if (two.count > 0) {
+        typename Shape::numbers::accumulate z[4][2];
+#pragma unroll
+        for (int gate = 0; gate < 4; ++gate) {
+          take_two(z[gate], sum, row, quad * kQuadTiles + gate);
+        }
+        finish_forward(step, pixel, two, z);
+      }
+    }
+  });
+}
+
+}  // namespace memx::cuda

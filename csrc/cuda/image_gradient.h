@@ -1,0 +1,32 @@
+// Gradient of the images that a convolution read, from the gate gradients that it led to.
+#pragma once
+
+#include "elements.h"
+
+namespace memx::cuda {
+
+template <class Numbers>
+struct ImageGradient {
+  using S = typename Numbers::storage;
+  Convolution<1> convolution;  // gate gradients (N, H, W, 4C) with the weight transposed
+  int channels;
+  const S* mask;  // (N, height, width, channels), multiplied the images; null: ones
+  S* gradient;    // (N, height, width, channels)
+};
+
+template <class Shape>
+MEMX_KERNEL(Shape::kThreads, 1)
+image_gradient(MEMX_KERNEL_ARGUMENT ImageGradient<typename Shape::numbers> arguments) {
+  const Tiling& tiling = arguments.convolution.tiling;
+  const Tile tile = tile_of(tiling, block_x());
+  typename Shape::sums sum = {};
+  Pipeline<Shape, 1>{arguments.convolution, tile}.run(sum);
+  each_image_pair<Shape>(tiling, tile, arguments.channels, sum,
+                         [&](const Pixel& pixel, const TwoChannels& two, auto& values) {
+                           const int64_t at = pixel.number * arguments.channels + two.first;
+                           multiply_two(values, arguments.mask, at, two);
+                           store_two(values, arguments.gradient, at, two);
+                         });
+}
+
+}  // namespace memx::cuda
