@@ -1,0 +1,167 @@
+"""The run of the CUDA kernels on the CPU finds what is wrong with them: every mistake made here."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cuda_on_host.engine import (
+    DTYPES,
+    SOURCES,
+    Device,
+    Engine,
+    EngineFailedError,
+    compile_engine,
+    compile_harness,
+)
+from tests.operator_cases import Case, cast, distance, plain, results_and_gradients
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the harness is for Linux"),
+]
+
+# Two chunks of channels, the last not full; two tiles an image; channels of odd number.
+CASES = {
+    "float64": Case(2, 2, 18, 9, 5, 11, peephole="channel"),
+    "bfloat16": Case(2, 1, 8, 5, 4, 9),
+}
+NUMBERS = {"float64": "Float64Numbers", "bfloat16": "Bfloat16Numbers"}
+DEVICES = (Device(132, 1, copies_land_at_once=False), Device(132, 2, copies_land_at_once=True))
+
+# What is done wrong: the type in which it is looked for, the file, and the change.
+MUTANTS = {
+    "no barrier before a stage is read": (
+        *("float64", "convolution.h"),
+        *("      barrier();\n      request(requested);", "      request(requested);"),
+    ),
+    "a stage is filled again before the barrier": (
+        *("float64", "convolution.h"),
+        "      barrier();\n      request(requested);",
+        "      request(requested);\n      barrier();",
+    ),
+    "copies are not waited for": (
+        *("float64", "convolution.h", "wait_copies<kStages - 2>", "wait_copies<kStages - 1>"),
+    ),
+    "copies are in no group": (
+        *("float64", "convolution.h"),
+        *("stage);\n    }\n    commit_copies();", "stage);\n    }"),
+    ),
+    "too few images in shared memory": (
+        *("float64", "planning.h", "1 + int(ceil_div(kStages - 1, fewest_taps))", "1"),
+    ),
+    "too little shared memory": (
+        *("float64", "convolution.h"),
+        *("images * image_bytes + kStages", "images * image_bytes - 32 + kStages"),
+    ),
+    "a column beside an image is read": (
+        *("float64", "images.h"),
+        *("unsigned(x) < unsigned(image.width)", "unsigned(x) <= unsigned(image.width)"),
+    ),
+    "channels that do not exist are read": (
+        *("float64", "images.h", "y, x) && channel < image.channels;", "y, x);"),
+    ),
+    "a channel that does not exist is written": (
+        *("float64", "elements.h"),
+        "  if (channels.count == 2) {\n    memory[offset + 1] = pair",
+        "  {\n    memory[offset + 1] = pair",
+    ),
+    "pixels are not aligned": (
+        *("float64", "convolution.h"),
+        *("image.blocks * kBlockBytes + kPieceBytes;", "image.blocks * kBlockBytes + 8;"),
+    ),
+    "one tile of a weight gradient lies over the next": (
+        *("float64", "weight_gradient.h", "int kGradientStages = 2;", "int kGradientStages = 1;"),
+    ),
+    "not all threads reach a barrier": (
+        *("float64", "weight_gradient.h"),
+        "    barrier();\n    request(number + 1);",
+        "    if (warp() > 0) barrier();\n    request(number + 1);",
+    ),
+    "sums are read before they are written": (
+        *("float64", "parameter_sums.h"),
+        *("= sums[n];\n    barrier();", "= sums[n];"),
+    ),
+    "fragments of packed weights are swapped": (
+        *("bfloat16", "numbers.h"),
+        "right[n][0] = piece.bits[0];\n      right[n][1] = piece.bits[1];",
+        "right[n][0] = piece.bits[1];\n      right[n][1] = piece.bits[0];",
+    ),
+    "fragments of pixels are swapped": (
+        *(
+            "bfloat16",
+            "numbers.h",
+            "image.offset(first + matrix / 2 * 8",
+            "image.offset(first + matrix % 2 * 8",
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    return compile_harness(tmp_path_factory.mktemp("harness"))
+
+
+def one_type(folder: Path, type_name: str) -> Path:
+    """A copy of the sources with kernels for one type alone, which compile sooner."""
+    sources = folder / "csrc"
+    shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("cpu"))
+    layer = sources / "cuda" / "layer.h"
+    dispatched = f"(void)type;\n  body({NUMBERS[type_name]}{{}});\n"
+    text, count = re.subn(r"switch \(type\) {.*?\n  }\n", dispatched, layer.read_text(), flags=re.S)
+    assert count == 1
+    layer.write_text(text)
+    return sources
+
+
+def found_wrong(program: Path, type_name: str) -> str | None:
+    """What the checks of test_cuda_on_host say of a program; None: nothing."""
+    case, dtype = CASES[type_name], DTYPES[type_name]
+    incoming = [grad.to(dtype).double() for grad in case.incoming()]
+    arguments = {
+        name: None if value is None else value.to(dtype).double()
+        for name, value in case.arguments().items()
+    }
+    exact = results_and_gradients(plain, case, cast(arguments, torch.float64), incoming)
+    usual = results_and_gradients(plain, case, cast(arguments, dtype), incoming)
+    accumulate = torch.float64 if dtype == torch.float64 else torch.float32
+    for device in DEVICES:
+        try:
+            found = Engine(program, type_name, device).run(
+                case, cast(arguments, dtype, c_0=accumulate), incoming, 1
+            )
+        except EngineFailedError as error:
+            return str(error)
+        for name, value in exact.items():
+            error = distance(found[name], value)
+            allowed = 1e-10
+            if dtype != torch.float64:
+                allowed = max(2 * distance(usual[name], value), torch.finfo(dtype).eps)
+            if not error <= allowed:
+                return f"{name} is wrong by {error:.3g}, where {allowed:.3g} is allowed"
+    return None
+
+
+@pytest.mark.parametrize("type_name", CASES)
+def test_nothing_is_found_where_nothing_is_wrong(
+    type_name: str, harness: tuple[str, ...], tmp_path: Path
+) -> None:
+    program = compile_engine(tmp_path, one_type(tmp_path, type_name), harness)
+    assert found_wrong(program, type_name) is None
+
+
+@pytest.mark.parametrize("mistake", MUTANTS)
+def test_every_mistake_is_found(mistake: str, harness: tuple[str, ...], tmp_path: Path) -> None:
+    type_name, name, right, wrong = MUTANTS[mistake]
+    sources = one_type(tmp_path, type_name)
+    changed = sources / "cuda" / name
+    text = changed.read_text()
+    assert text.count(right) == 1
+    changed.write_text(text.replace(right, wrong))
+    found = found_wrong(compile_engine(tmp_path, sources, harness), type_name)
+    assert found is not None
