@@ -3,7 +3,7 @@
 # benchmarks/gpu.sh OUT
 #
 # Installs the package into build/gpu, without the kernels for the CPU, runs the tests that need a GPU, compute-sanitizer
-# over a small case where it is on the path, and then as much of the benchmark suite as time allows.
+# over a small case where it is on the path, the CUDA kernels, which nothing calls yet, where nvcc is, and then as much of the benchmark suite as time allows.
 # Everything it finds is written below OUT, the tables and a CSV to commit below OUT/results; a
 # summary comes last. PYTHON names the interpreter (python3), whose packages are used.
 set -u
@@ -60,6 +60,10 @@ report build env MEMX_FAST_NO_EXTENSION=1 "$python" -m pip install -q --target b
 report info "$python" -m memx_fast.info
 report tests timeout -k 15 -s INT 240 "$python" -m pytest -m gpu -rs -p no:cacheprovider \
     --junitxml="$out/tests.xml" tests/test_triton_gpu.py
+if command -v nvcc >/dev/null; then
+    report cuda-kernels timeout -k 15 -s INT 120 env MEMX_FAST_CUDA_ON_GPU=1 \
+        "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_on_host.py
+fi
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         report "$tool" timeout -k 15 60 compute-sanitizer --tool "$tool" --error-exitcode 1 \
