@@ -1,4 +1,5 @@
-// What the instruction-set regions and the GPU share: inlining, and the name of the region being compiled.
+// What the instruction-set regions and the GPU share: inlining, and the name of the region being
+// compiled.
 #pragma once
 
 #ifdef __CUDACC__

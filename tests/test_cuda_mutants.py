@@ -111,11 +111,13 @@ def one_type(folder: Path, type_name: str) -> Path:
     """A copy of the sources with kernels for one type alone, which compile sooner."""
     sources = folder / "csrc"
     shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("cpu"))
-    layer = sources / "cuda" / "layer.h"
+    numbers = sources / "cuda" / "numbers.h"
     dispatched = f"(void)type;\n  body({NUMBERS[type_name]}{{}});\n"
-    text, count = re.subn(r"switch \(type\) {.*?\n  }\n", dispatched, layer.read_text(), flags=re.S)
+    text, count = re.subn(
+        r"switch \(type\) {.*?\n  }\n", dispatched, numbers.read_text(), flags=re.S
+    )
     assert count == 1
-    layer.write_text(text)
+    numbers.write_text(text)
     return sources
 
 

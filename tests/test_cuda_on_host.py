@@ -184,14 +184,14 @@ def test_one_incoming_gradient(part: int, program: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize("wanted", NAMES)
-def test_only_wanted_gradients(wanted: str, program: Path) -> None:
+def test_only_wanted_gradients(program: Path) -> None:
     """Each gradient has the same bits whichever others are asked for."""
     case = Case(2, 1, 3, 5, 4, 5, peephole="channel")
     arguments = cast(case.arguments(), torch.float32)
     exact = Engine(program).run(case, arguments, case.incoming())
-    found = Engine(program).run(case, arguments, case.incoming(), needs=(wanted,))
-    assert torch.equal(found[f"grad of {wanted}"], exact[f"grad of {wanted}"])
+    for wanted in NAMES:
+        found = Engine(program).run(case, arguments, case.incoming(), needs=(wanted,))
+        assert torch.equal(found[f"grad of {wanted}"], exact[f"grad of {wanted}"]), wanted
 
 
 @pytest.mark.parametrize("type_name", ["float32", "bfloat16"])

@@ -3,9 +3,9 @@
 namespace memx::cuda {
 
 void backward(const Layer& layer, const BackwardArguments& arguments, Workspace& workspace,
-              Stream stream) {
+              void* stream) {
   dispatch(layer.type, [&](auto numbers) {
-    BackwardPass<decltype(numbers)>(layer, arguments, workspace, stream).run();
+    BackwardPass<decltype(numbers)>(layer, arguments, workspace, static_cast<Stream>(stream)).run();
   });
 }
 

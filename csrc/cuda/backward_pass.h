@@ -11,8 +11,8 @@
 
 namespace memx::cuda {
 
-// A weight gradient is cut into so many parts that a GPU is full, unless they would be very short or
-// their sums take too much memory.
+// A weight gradient is cut into so many parts that a GPU is full, unless they would be very short
+// or their sums take too much memory.
 constexpr int64_t kEnoughBlocks = 4;  // a multiprocessor
 constexpr int64_t kFewestTiles = 8;
 constexpr int64_t kMostPartBytes = 64 << 20;

@@ -1,5 +1,5 @@
-// The backward step: the transposed convolution over the gate gradients of step t+1 and the derivative
-// of equations (5)-(1) at step t, in one launch.
+// The backward step: the transposed convolution over the gate gradients of step t+1 and the
+// derivative of equations (5)-(1) at step t, in one launch.
 #pragma once
 
 #include "elements.h"

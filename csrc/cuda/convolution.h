@@ -1,9 +1,9 @@
 // The main loop of every step: a zero-padded convolution as an implicit GEMM.
 //
-// A block owns a tile of pixels and a run of packed columns, each warp some of both. It goes through
-// stages: one tap of the kernel over one chunk of channels. A chunk's pixels, halo and all, are brought
-// to shared memory once and read from there, shifted, by each of its taps; the weights of every stage
-// stream through shared memory. Both are on their way kStages - 1 stages ahead.
+// A block owns a tile of pixels and a run of packed columns, each warp some of both. It goes
+// through stages: one tap of the kernel over one chunk of channels. A chunk's pixels, halo and all,
+// are brought to shared memory once and read from there, shifted, by each of its taps; the weights
+// of every stage stream through shared memory. Both are on their way kStages - 1 stages ahead.
 //
 // Weights are packed (packing.h) as [run of columns][chunk][tap][block of K][quad][kPackedBytes].
 #pragma once
@@ -145,9 +145,9 @@ struct Pipeline {
     }
   }
 
-  // Adds the products of all stages. The slot of a stage's weights is filled again kStages - 1 stages
-  // before it is read, after the barrier that ended the reading of what it held; a chunk's pixels
-  // likewise, for which there is enough memory (memory_of in planning.h).
+  // Adds the products of all stages. The slot of a stage's weights is filled again kStages - 1
+  // stages before it is read, after the barrier that ended the reading of what it held; a chunk's
+  // pixels likewise, for which there is enough memory (memory_of in planning.h).
   MEMX_DEVICE void run(typename Shape::sums& sum) const {
     Stage requested, read;
     for (int ahead = 0; ahead < kStages - 1; ++ahead) {

@@ -1,5 +1,5 @@
-// What the epilogues of the steps share: two neighbouring channels of a pixel at a time, which is how
-// a lane has them.
+// What the epilogues of the steps share: two neighbouring channels of a pixel at a time, which is
+// how a lane has them.
 #pragma once
 
 #include "../cell_math.h"

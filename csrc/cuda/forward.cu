@@ -3,9 +3,9 @@
 namespace memx::cuda {
 
 void forward(const Layer& layer, const ForwardResults& results, Workspace& workspace,
-             Stream stream) {
+             void* stream) {
   dispatch(layer.type, [&](auto numbers) {
-    run_forward<decltype(numbers)>(layer, results, workspace, stream);
+    run_forward<decltype(numbers)>(layer, results, workspace, static_cast<Stream>(stream));
   });
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "forward_step.h"
-#include "layer.h"
+#include "packing.h"
 
 namespace memx::cuda {
 
@@ -27,8 +27,8 @@ Equations<A> equations_of(const Layer& layer) {
   return {layer.output_sees_current, A(layer.hard_sigmoid_slope)};
 }
 
-// The operands of a layer in the layout of the kernel, and the launch of one step. The backward pass
-// uses it too, to compute gates again.
+// The operands of a layer in the layout of the kernel, and the launch of one step. The backward
+// pass uses it too, to compute gates again.
 template <class Numbers>
 class ForwardPass {
  public:

@@ -29,8 +29,8 @@ using WideForward = Shape<Numbers, 4, 2, 2>;
 template <class Numbers>
 using NarrowForward = Shape<Numbers, 4, 1, 2>;
 
-// Packed columns of the forward step: a quad is the four gates of 8 channels, so that one lane has all
-// gates of a channel.
+// Packed columns of the forward step: a quad is the four gates of 8 channels, so that one lane has
+// all gates of a channel.
 constexpr int kQuadChannels = kTileColumns;
 
 // Equations (1)-(5) for two channels of a pixel, whose convolutions are in z.

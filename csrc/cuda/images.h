@@ -5,8 +5,8 @@
 
 namespace memx::cuda {
 
-// The rectangles of 2^rows_log2 x 2^columns_log2 pixels that images are cut into. A row has at least
-// the 8 pixels that a lane's matrix rows are read from at once.
+// The rectangles of 2^rows_log2 x 2^columns_log2 pixels that images are cut into. A row has at
+// least the 8 pixels that a lane's matrix rows are read from at once.
 struct Tiling {
   int height, width;  // of an image
   int rows_log2, columns_log2;

@@ -1,14 +1,23 @@
-// What the engine is given: plain pointers and sizes, in the notation of csrc/ops.cpp.
+// The engine as its callers see it: plain pointers and sizes, in the notation of csrc/ops.cpp.
+// Needs neither CUDA nor PyTorch.
 #pragma once
 
-#include "packing.h"
+#include <cstdint>
 
 namespace memx::cuda {
 
 enum class NumberType { kFloat32, kTensorFloat32, kFloat64, kBfloat16, kFloat16 };
 
-// A layer and its sequence. All tensors are dense and their memory aligned to 16 bytes; images have
-// their channels last, parameters are as PyTorch has them. Null: absent.
+// The sizes of a convolution, before anything is decided.
+struct ImageSizes {
+  int height, width, channels;
+  int kernel_height, kernel_width;
+  int padding_rows, padding_columns;
+};
+
+// A layer and its sequence: at least one step, image, channel and pixel. All tensors are dense and
+// their memory aligned to 16 bytes; images have their channels last, parameters are as PyTorch has
+// them. Null: absent.
 struct Layer {
   NumberType type;
   int64_t steps;
@@ -61,8 +70,8 @@ struct IncomingGradient {
   int64_t step, image, channel, row, column;
 };
 
-// What the backward pass reads of the forward's results, and the gradients that it writes; null: not
-// wanted.
+// What the backward pass reads of the forward's results, and the gradients that it writes; null:
+// not wanted.
 struct BackwardArguments {
   IncomingGradient output, h_n;
   const void* hidden;  // the forward's output
@@ -80,28 +89,21 @@ struct BackwardArguments {
   void* h_0;  // (B, H, W, C)
 };
 
-// Everything is enqueued on the stream; nothing waits. Both throw std::runtime_error where CUDA
-// reports an error.
-void forward(const Layer& layer, const ForwardResults& results, Workspace& workspace,
-             Stream stream);
-void backward(const Layer& layer, const BackwardArguments& arguments, Workspace& workspace,
-              Stream stream);
-
-// Calls body(Numbers{}) with the numbers of a type.
-template <class Body>
-void dispatch(NumberType type, const Body& body) {
-  switch (type) {
-    case NumberType::kFloat32:
-      return body(Float32Numbers{});
-    case NumberType::kTensorFloat32:
-      return body(TensorFloat32Numbers{});
-    case NumberType::kFloat64:
-      return body(Float64Numbers{});
-    case NumberType::kBfloat16:
-      return body(Bfloat16Numbers{});
-    case NumberType::kFloat16:
-      return body(Float16Numbers{});
+// Memory on the device that lasts as long as its owner.
+class Workspace {
+ public:
+  virtual ~Workspace() = default;
+  virtual void* allocate(int64_t bytes) = 0;
+  template <class T>
+  T* array(int64_t count) {
+    return static_cast<T*>(allocate(count * int64_t(sizeof(T))));
   }
-}
+};
+
+// Everything is enqueued on the stream, a cudaStream_t; nothing waits, and no memory is allocated from
+// one step to the next. Both throw std::runtime_error where CUDA reports an error.
+void forward(const Layer& layer, const ForwardResults& results, Workspace& workspace, void* stream);
+void backward(const Layer& layer, const BackwardArguments& arguments, Workspace& workspace,
+              void* stream);
 
 }  // namespace memx::cuda

@@ -1,8 +1,8 @@
 // How tensors of one type are stored, multiplied and added.
 //
-// The unit of all products is a block of K, 32 bytes of numbers, and a tile of 16 rows and 8 columns.
-// With r = lane / 4 and c = lane % 4 a lane has rows r and r + 8 of a tile and its columns 2 c and
-// 2 c + 1, whatever the numbers are multiplied with:
+// The unit of all products is a block of K, 32 bytes of numbers, and a tile of 16 rows and 8
+// columns. With r = lane / 4 and c = lane % 4 a lane has rows r and r + 8 of a tile and its columns
+// 2 c and 2 c + 1, whatever the numbers are multiplied with:
 //
 //   sum[m][n][2 h + e]    row 16 m + 8 h + r, column 8 n + 2 c + e
 //
@@ -15,6 +15,7 @@
 
 #include <type_traits>
 
+#include "layer.h"
 #include "primitives.h"
 
 namespace memx::cuda {
@@ -172,8 +173,8 @@ struct MatrixNumbers {
 };
 
 // Products in T itself, float or double, by fused multiply-adds. Those of a block of K, or of
-// kPixelDepth pixels, are added up by themselves first: one sum over thousands of them, term by term,
-// would be several times less exact.
+// kPixelDepth pixels, are added up by themselves first: one sum over thousands of them, term by
+// term, would be several times less exact.
 template <class T>
 struct PlainNumbers {
   using storage = T;
@@ -292,5 +293,22 @@ using Float16Numbers = MatrixNumbers<Float16, Float16>;
 using TensorFloat32Numbers = MatrixNumbers<float, TensorFloat32>;
 using Float32Numbers = PlainNumbers<float>;
 using Float64Numbers = PlainNumbers<double>;
+
+// Calls body(Numbers{}) with the numbers of a type.
+template <class Body>
+void dispatch(NumberType type, const Body& body) {
+  switch (type) {
+    case NumberType::kFloat32:
+      return body(Float32Numbers{});
+    case NumberType::kTensorFloat32:
+      return body(TensorFloat32Numbers{});
+    case NumberType::kFloat64:
+      return body(Float64Numbers{});
+    case NumberType::kBfloat16:
+      return body(Bfloat16Numbers{});
+    case NumberType::kFloat16:
+      return body(Float16Numbers{});
+  }
+}
 
 }  // namespace memx::cuda

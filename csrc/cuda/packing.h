@@ -1,5 +1,5 @@
-// Parameters in the layout that the kernels read: weights as the lanes need them, everything else in
-// the accumulation type with channels last.
+// Parameters in the layout that the kernels read: weights as the lanes need them, everything else
+// in the accumulation type with channels last.
 #pragma once
 
 #include "planning.h"
@@ -96,17 +96,6 @@ transpose(MEMX_KERNEL_ARGUMENT Transposition<From, To> transposition) {
            transposition.to[number]);
   }
 }
-
-// Memory on the device that lasts as long as its owner.
-class Workspace {
- public:
-  virtual ~Workspace() = default;
-  virtual void* allocate(int64_t bytes) = 0;
-  template <class T>
-  T* array(int64_t count) {
-    return static_cast<T*>(allocate(count * int64_t(sizeof(T))));
-  }
-};
 
 // Packs a weight for an operand that plan() has cut into chunks.
 template <class Shape>

@@ -1,4 +1,5 @@
-// Gradients of bias and peepholes: sums of gate gradients over steps, batch and pixels, in their order.
+// Gradients of bias and peepholes: sums of gate gradients over steps, batch and pixels, in their
+// order.
 #pragma once
 
 #include "elements.h"
@@ -24,8 +25,8 @@ struct ParameterSums {
 
 constexpr int kGateSums = 4, kPeepholeSums = 3;
 
-// Sums of one channel of one pixel over all images: of the four gate gradients, and of those of i, f
-// and o times the cell state that they saw.
+// Sums of one channel of one pixel over all images: of the four gate gradients, and of those of i,
+// f and o times the cell state that they saw.
 template <class Numbers, class A>
 MEMX_DEVICE void add_images(const ParameterSums<Numbers>& work, int64_t pixel, int channel,
                             A (&sums)[kGateSums + kPeepholeSums]) {

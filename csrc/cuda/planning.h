@@ -9,7 +9,7 @@
 
 namespace memx::cuda {
 
-// Of one block: two of them fit on an A100 or H100, one on every GPU since Ampere.
+// Of one block: what every GPU since Ampere has for one.
 constexpr int kSharedBytes = 99 << 10;
 
 constexpr int kMostBlocks = 4;  // of K in a chunk: 128 bytes of channels
@@ -17,13 +17,6 @@ constexpr int kMostBlocks = 4;  // of K in a chunk: 128 bytes of channels
 constexpr int64_t ceil_div(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
 constexpr int log2_of(int power) { return power == 1 ? 0 : 1 + log2_of(power / 2); }
-
-// The sizes of a convolution, before anything is decided.
-struct ImageSizes {
-  int height, width, channels;
-  int kernel_height, kernel_width;
-  int padding_rows, padding_columns;
-};
 
 // `mask`, if there is one, multiplies the images, `masks` of them in turn.
 template <class S>
@@ -64,7 +57,8 @@ inline int halo_pixels(const Image& image, const Tiling& tiling) {
   return image.halo_rows(tiling.rows()) * image.halo_columns(tiling.columns());
 }
 
-// Rectangles of so many pixels: as few as cover the images, and with the smaller halo under a kernel.
+// Rectangles of so many pixels: as few as cover the images, and with the smaller halo under a
+// kernel.
 inline Tiling tiling_of(int height, int width, int pixels, int kernel_height, int kernel_width) {
   Tiling best{};
   int64_t least_tiles = 0, least_halo = 0;

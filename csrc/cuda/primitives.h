@@ -1,6 +1,6 @@
-// What the kernels use of a GPU: thread numbers, barriers, shared memory, asynchronous copies, matrix
-// instructions, conversions, launches. The only file with inline PTX, and all that a kernel knows of
-// CUDA.
+// What the kernels use of a GPU: thread numbers, barriers, shared memory, asynchronous copies,
+// matrix instructions, conversions, launches. The only file with inline PTX, and all that a kernel
+// knows of CUDA.
 //
 // primitives_host.h has the same functions for the CPU, so that every kernel also compiles with g++
 // and runs in the tests, each thread of a block on a stack of its own.

@@ -1,10 +1,10 @@
-// primitives.h for the CPU: a launch runs its blocks one after the other, every thread of a block as
-// a fibre. The fibres themselves, and with them who runs when, belong to the tests
+// primitives.h for the CPU: a launch runs its blocks one after the other, every thread of a block
+// as a fibre. The fibres themselves, and with them who runs when, belong to the tests
 // (tests/cuda_on_host/fibres.h).
 //
-// Stricter than a GPU where that finds mistakes: shared memory is of exactly the size that was asked
-// for and filled with NaN, copies land as late or as early as they may, and a barrier that a thread
-// does not reach, or a collective that is not one, ends the process with a message.
+// Stricter than a GPU where that finds mistakes: shared memory is of exactly the size that was
+// asked for and filled with NaN, copies land as late or as early as they may, and a barrier that a
+// thread does not reach, or a collective that is not one, ends the process with a message.
 #pragma once
 
 #include <cmath>

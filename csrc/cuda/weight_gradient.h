@@ -1,10 +1,11 @@
 // Gradient of a convolution's weight over all steps at once, without atomics.
 //
-// A product of the images, transposed, with the gate gradients: rows are channels under a tap, columns
-// the channels of the gates, and the sum runs over the pixels of all images. A block has one chunk of
-// channels, a run of columns and a part of the tiles that the images are cut into; each of its warps has
-// one tap and reads, shifted, the pixels that all share. Every part writes its own sum; add_parts() adds
-// them up in their order, so that the same call gives the same bits every time.
+// A product of the images, transposed, with the gate gradients: rows are channels under a tap,
+// columns the channels of the gates, and the sum runs over the pixels of all images. A block has
+// one chunk of channels, a run of columns and a part of the tiles that the images are cut into;
+// each of its warps has one tap and reads, shifted, the pixels that all share. Every part writes
+// its own sum; add_parts() adds them up in their order, so that the same call gives the same bits
+// every time.
 #pragma once
 
 #include "planning.h"

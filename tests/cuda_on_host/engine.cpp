@@ -1,9 +1,9 @@
 // The CUDA engine on the CPU, or on a GPU where nvcc compiles this: reads a layer from standard
-// input and runs it there, forward and, if asked to, backward. The other side is tests/cuda_on_host/engine.py, which gives the order of
-// everything.
+// input and runs it there, forward and, if asked to, backward. The other side is
+// tests/cuda_on_host/engine.py, which gives the order of everything.
 //
-// Every tensor, and every piece of the workspace, is an allocation of its own, filled with NaN and of
-// exactly its size: AddressSanitizer sees what is read or written beside it.
+// Every tensor, and every piece of the workspace, is an allocation of its own, filled with NaN and
+// of exactly its size: AddressSanitizer sees what is read or written beside it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "layer.h"
+#include "primitives.h"
 
 namespace memx::cuda {
 namespace {

@@ -1,8 +1,8 @@
 // The threads of a CUDA block as fibres of one CPU thread, for csrc/cuda/primitives_host.h.
 //
 // A warp runs as far ahead of the others as barriers let it; seeds shuffle which goes first. A copy
-// lands either when it is asked for or when it is waited for: a barrier that is missing before memory
-// is filled again shows in the first, a wait that is missing in the second.
+// lands either when it is asked for or when it is waited for: a barrier that is missing before
+// memory is filled again shows in the first, a wait that is missing in the second.
 #pragma once
 
 #include <cstddef>
