@@ -2,8 +2,10 @@
 # Proves and measures the GPU engine on a machine that has one, without network, in nine minutes:
 # benchmarks/gpu.sh OUT
 #
-# Installs the package into build/gpu, without the kernels for the CPU, runs the tests that need a GPU, compute-sanitizer
-# over a small case where it is on the path, the CUDA kernels, which nothing calls yet, where nvcc is, and then as much of the benchmark suite as time allows.
+# Installs the package into build/gpu, without the kernels for the CPU, runs the tests that need a
+# GPU, those of the CUDA kernels (which nothing calls yet) where nvcc is on the path,
+# compute-sanitizer over a small case where it is, and then as much of the benchmark suite as time
+# allows.
 # Everything it finds is written below OUT, the tables and a CSV to commit below OUT/results; a
 # summary comes last. PYTHON names the interpreter (python3), whose packages are used.
 set -u
