@@ -1,0 +1,23 @@
+"""The examples run, and what they teach is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_moving_digits(tmp_path: Path) -> None:
+    """A tenth of the training: less error than the last frame copied, and both pictures."""
+    command = [sys.executable, EXAMPLES / "moving_digits.py", "--steps", "100", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"frame: ([\d.]+) predicted, ([\d.]+) copying", done.stdout)
+    assert found is not None, done.stdout
+    assert float(found[1]) < float(found[2])
+    with Image.open(tmp_path / "moving_digits.png") as picture:
+        assert picture.size == (10 * 34 * 4, 2 * 34 * 4)
+    with Image.open(tmp_path / "moving_digits.gif") as animation:
+        assert animation.n_frames == 20
