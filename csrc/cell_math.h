@@ -142,6 +142,20 @@ struct CellState {
   T cell, hidden;
 };
 
+// Calls body(output_sees_current as a constant, sigmoid) for a variant of the equations; of slope 0
+// is the logistic sigmoid.
+template <class A, class Body>
+MEMX_INLINE void for_equations(bool output_sees_current, A hard_sigmoid_slope, const Body& body) {
+  const bool hard = hard_sigmoid_slope != A(0);
+  const HardSigmoid<A> hard_sigmoid{hard_sigmoid_slope};
+  const LogisticSigmoid logistic;
+  if (output_sees_current) {
+    hard ? body(std::true_type{}, hard_sigmoid) : body(std::true_type{}, logistic);
+  } else {
+    hard ? body(std::false_type{}, hard_sigmoid) : body(std::false_type{}, logistic);
+  }
+}
+
 // Equations (1)-(5): activates the pre-activations `z` in place and gives C_t and H_t. The output
 // gate looks at C_t when `output_sees_current`, else at C_{t-1}.
 template <bool output_sees_current, class T, class Sigmoid = LogisticSigmoid>

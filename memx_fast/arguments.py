@@ -26,6 +26,22 @@ def whole_numbers(name: str, value: object, minimum: int, axes: int) -> Sizes:
     return tuple(whole(name, number, minimum) for number in numbers)
 
 
+def odd_kernel(value: object, axes: int) -> Sizes:
+    """``kernel_size`` of a recurrence as one odd number an axis.
+
+    Raises:
+        TypeError: it is not made of whole numbers.
+        ValueError: one of them is even or below 1, or there are not ``axes`` of them.
+    """
+    kernel = whole_numbers("kernel_size", value, 1, axes)
+    if any(size % 2 == 0 for size in kernel):
+        raise ValueError(
+            f"kernel_size: got {value!r}, expected odd sizes "
+            "(an even kernel would shift the hidden state at every step)"
+        )
+    return kernel
+
+
 def whole(name: str, value: object, minimum: int) -> int:
     """``value`` if it is a whole number of at least ``minimum``.
 

@@ -42,10 +42,10 @@ class Format:
     unclear: str = ""
 
 
-def reordered(tensor: Tensor, order: str, into: str = "ifgo", dim: int = 0) -> Tensor:
-    """Gate blocks along ``dim``, which lie in ``order``, put into another order."""
-    blocks = dict(zip(order, tensor.chunk(4, dim), strict=True))
-    return torch.cat([blocks[gate] for gate in into], dim)
+def reordered(tensor: Tensor, order: str, into: str = "ifgo") -> Tensor:
+    """The four blocks of rows, one a gate, which lie in ``order``, put into another order."""
+    blocks = dict(zip(order, tensor.chunk(4), strict=True))
+    return torch.cat([blocks[gate] for gate in into])
 
 
 # One convolution over the channels of input and hidden state together.
@@ -76,12 +76,16 @@ def _write_joint(weights: Weights, name: str, order: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _joint_layers(name: str, order: str) -> dict[str, Any]:
-    """Reader and writer of layers whose convolution is called ``name`` with the layer in ``{}``."""
+def _joint(name: str, order: str) -> dict[str, Any]:
+    """Reader and writer of convolutions called ``name``, the layer in place of ``{}``.
+
+    Without that there is a single one.
+    """
+    stacked = "{}" in name
     pattern = re.escape(name).replace(r"\{\}", r"(\d+)") + r"\."
 
     def read(entries: Entries) -> list[Weights]:
-        count = entries.layers(pattern)
+        count = entries.layers(pattern) if stacked else 1
         return [_read_joint(entries, name.format(layer), order) for layer in range(count)]
 
     def write(layers: list[Weights]) -> dict[str, Tensor]:
@@ -90,17 +94,7 @@ def _joint_layers(name: str, order: str) -> dict[str, Any]:
             tensors |= _write_joint(weights, name.format(layer), order)
         return tensors
 
-    return {"read": read, "write": write, "stacked": "{}" in name}
-
-
-def _joint_cell(name: str, order: str) -> dict[str, Any]:
-    def read(entries: Entries) -> list[Weights]:
-        return [_read_joint(entries, name, order)]
-
-    def write(layers: list[Weights]) -> dict[str, Tensor]:
-        return _write_joint(layers[0], name, order)
-
-    return {"read": read, "write": write}
+    return {"read": read, "write": write, "stacked": stacked}
 
 
 # Convolutions of their own for input and hidden state.
@@ -321,13 +315,12 @@ FORMATS: dict[str, Format] = {
         anchor=r"cell_list\.0\.conv_x\.0\.weight",
         scope=r"cell_list\.",
         read=_refuse_openstl_2023,
-        unclear="as openstl",
     ),
     "ndrplz": Format(
         "ndrplz/ConvLSTM_pytorch, conv-lstm, TorchGeo and their relatives",
         anchor=r"cell_list\.0\.conv\.weight",
         scope=r"cell_list\.",
-        **_joint_layers("cell_list.{}.conv", "ifog"),
+        **_joint("cell_list.{}.conv", "ifog"),
     ),
     "automan000": Format(
         "automan000/Convolutional_LSTM_PyTorch",
@@ -341,7 +334,7 @@ FORMATS: dict[str, Format] = {
         "rpg_e2vid and pytorch-CortexNet",
         anchor=r"Gates\.weight",
         scope=r"Gates\.",
-        **_joint_cell("Gates", "ifog"),
+        **_joint("Gates", "ifog"),
     ),
     "rvt": Format(
         "RVT's DWSConvLSTM2d",
@@ -391,7 +384,7 @@ FORMATS: dict[str, Format] = {
         "single cells as ndrplz has them: snnTorch, holmdk, satflow",
         anchor=r"conv\.weight",
         scope=r"conv\.",
-        **_joint_cell("conv", "ifog"),
+        **_joint("conv", "ifog"),
     ),
 }
 """By the name of the source; where several fit a checkpoint, the first of them is recognised."""

@@ -167,7 +167,7 @@ def _tensors_of(state_dict: Any) -> dict[str, Tensor]:
     for name, value in state_dict.items():
         if isinstance(value, Mapping):
             found |= {f"{name}/{inner}": tensor for inner, tensor in _tensors_of(value).items()}
-        elif hasattr(value, "__array__") and not isinstance(value, str):
+        elif hasattr(value, "__array__"):
             # TensorFlow ends the names of its variables in ":0".
             found[re.sub(r":\d+$", "", str(name))] = _tensor_of(value)
     return found
@@ -186,33 +186,28 @@ def _recognised(
     tensors: dict[str, Tensor], source: str, prefix: str | Sequence[str] | None
 ) -> tuple[str, list[str]]:
     """Name of the format, and one prefix a recurrence or stack of them."""
-    if source != "auto":
-        _format_named("source", source)
-    names = [source] if source != "auto" else list(FORMATS)
-    found = {name: _prefixes(FORMATS[name], tensors) for name in names}
-    if prefix is not None:
-        prefixes = [prefix] if isinstance(prefix, str) else list(prefix)
-        if source != "auto":
-            return source, prefixes
-        found = {name: prefixes for name, fitting in found.items() if set(prefixes) <= set(fitting)}
-    fitting = [name for name, prefixes in found.items() if prefixes]
-    if not fitting:
-        sample = ", ".join(map(repr, sorted(tensors)[:8])) or "no tensors"
-        expected = FORMATS[source].description if source != "auto" else "a ConvLSTM's weights"
-        raise ValueError(
-            f"state_dict: got {sample}"
-            + ("" if prefix is None else f" with prefix={prefix!r}")
-            + f", expected {expected}"
-        )
-    name = fitting[0]
-    if source == "auto" and FORMATS[name].unclear:
-        raise ValueError(f"source: {FORMATS[name].unclear}")
-    if prefix is None and len(found[name]) > 1:
-        raise ValueError(
-            f"prefix: got None, but there are several recurrences ({name}), under "
-            f"{', '.join(map(repr, found[name]))}; say which"
-        )
-    return name, found[name]
+    forms = FORMATS if source == "auto" else {source: _format_named("source", source)}
+    wanted = [prefix] if isinstance(prefix, str) else prefix
+    if source != "auto" and wanted is not None:
+        return source, list(wanted)
+    for name, form in forms.items():
+        found = _prefixes(form, tensors)
+        if wanted is not None:
+            found = list(wanted) if set(wanted) <= set(found) else []
+        if not found:
+            continue
+        if source == "auto" and form.unclear:
+            raise ValueError(f"source: {form.unclear}")
+        if wanted is None and len(found) > 1:
+            raise ValueError(
+                f"prefix: got None, but there are several recurrences ({name}), under "
+                f"{', '.join(map(repr, found))}; say which"
+            )
+        return name, found
+    sample = ", ".join(map(repr, sorted(tensors)[:8])) or "no tensors"
+    expected = "a ConvLSTM's weights" if source == "auto" else forms[source].description
+    under = "" if prefix is None else f" with prefix={prefix!r}"
+    raise ValueError(f"state_dict: got {sample}{under}, expected {expected}")
 
 
 def _prefixes(form: Format, tensors: dict[str, Tensor]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .arguments import check_shape, described, flag, per_layer, whole, whole_numbers
+from .arguments import check_shape, described, flag, odd_kernel, per_layer, whole
 from .checkpoint_formats import reordered
 from .functional import conv_lstm
 
@@ -98,7 +98,9 @@ class ConvLSTM(nn.Module):
             for size in per_layer("hidden_dim", hidden_dim, list | tuple, num_layers)
         ]
         self.kernel_size = [
-            _odd_kernel(size) for size in per_layer("kernel_size", kernel_size, list, num_layers)
+            (rows, columns)
+            for size in per_layer("kernel_size", kernel_size, list, num_layers)
+            for rows, columns in [odd_kernel(size, 2)]
         ]
         self.batch_first = flag("batch_first", batch_first)
         self.bias = flag("bias", bias)
@@ -161,10 +163,3 @@ class ConvLSTM(nn.Module):
             for part, tensor in zip("hc", state, strict=True):
                 check_shape(f"{name}, {part}", tensor, (x.shape[1], hidden, *x.shape[3:]))
         return hidden_state
-
-
-def _odd_kernel(value: object) -> tuple[int, int]:
-    rows, columns = whole_numbers("kernel_size", value, 1, 2)
-    if rows % 2 == 0 or columns % 2 == 0:
-        raise ValueError(f"kernel_size: got {value!r}, expected odd sizes")
-    return rows, columns

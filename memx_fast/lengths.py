@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from .arguments import described, whole
 
@@ -63,12 +63,6 @@ def reversed_steps(sequences: Tensor, lengths: Tensor | None) -> Tensor:
     steps = torch.arange(sequences.shape[0], device=lengths.device)[:, None]
     source = torch.where(steps < lengths, lengths - 1 - steps, steps)
     return sequences[source, torch.arange(sequences.shape[1], device=lengths.device)]
-
-
-def unpacked(x: PackedSequence) -> tuple[Tensor, Tensor]:
-    """Padded ``(T, B, C, H, W)`` and the lengths, both in the order before packing."""
-    padded, lengths = pad_packed_sequence(x)
-    return padded, lengths
 
 
 def packed_like(output: Tensor, lengths: Tensor, x: PackedSequence) -> PackedSequence:

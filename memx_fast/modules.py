@@ -9,10 +9,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import lengths as variable
-from .arguments import Sizes, check_shape, described, flag, per_layer, share, share_or_flag, whole
+from .arguments import (
+    Sizes,
+    check_shape,
+    described,
+    flag,
+    odd_kernel,
+    per_layer,
+    share,
+    share_or_flag,
+    whole,
+)
 from .functional import AXES
 from .geometry import Padding
 from .recurrence import Recurrence, repr_of_arguments
@@ -150,7 +160,8 @@ class ConvLSTM(Recurrence):
             for size in per_layer("hidden_channels", hidden_channels, list | tuple, layers)
         ]
         kernels = [
-            self._odd_kernel(size) for size in per_layer("kernel_size", kernel_size, list, layers)
+            odd_kernel(size, self.axes)
+            for size in per_layer("kernel_size", kernel_size, list, layers)
         ]
         super().__init__(
             input_channels,
@@ -232,7 +243,7 @@ class ConvLSTM(Recurrence):
                 f"lengths: got {described(lengths)} with a PackedSequence, expected None: "
                 "it has its own"
             )
-        padded, ends = variable.unpacked(x)
+        padded, ends = pad_packed_sequence(x)
         self._check_frames(
             padded, f"a PackedSequence of (B, C, {AXES[self.axes]})", (0, self.axes + 3), 1
         )
@@ -412,7 +423,7 @@ class ConvLSTMCell(Recurrence):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        kernel = self._odd_kernel(kernel_size)
+        kernel = odd_kernel(kernel_size, self.axes)
         super().__init__(
             input_channels,
             kernel,

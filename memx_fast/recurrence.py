@@ -179,16 +179,6 @@ class Recurrence(nn.Module):
                 f"expected {' x '.join(map(str, self.spatial_size))} = spatial_size"
             )
 
-    def _odd_kernel(self, value: object) -> Sizes:
-        """``kernel_size`` of a layer as one odd number an axis."""
-        kernel = whole_numbers("kernel_size", value, 1, self.axes)
-        if any(size % 2 == 0 for size in kernel):
-            raise ValueError(
-                f"kernel_size: got {value!r}, expected odd sizes "
-                "(an even kernel would shift the hidden state at every step)"
-            )
-        return kernel
-
 
 def repr_of_arguments(module: nn.Module, always: tuple[str, ...], **defaults: object) -> str:
     """Arguments that are always shown, then those that differ from their defaults."""

@@ -34,6 +34,16 @@ def assert_close(found: Tensor, expected: Any) -> None:
     torch.testing.assert_close(found.detach(), torch.tensor(np.array(expected)).float())
 
 
+def weights_of(layer: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of them."""
+    return {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+
+
+def assert_unchanged(layer: torch.nn.Module, before: dict[str, Tensor]) -> None:
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
 # The originals.
 
 
@@ -309,13 +319,12 @@ def test_exported_weights_load_again(target: str) -> None:
     checkpoints.load(again, exported, target)
     for name, tensor in layer.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=1e-7)
-    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    before = weights_of(layer)
     for value in exported.values():
         for tensor in value.values() if isinstance(value, dict) else (value,):
             assert not tensor.requires_grad
             tensor.fill_(7)
-    for name, tensor in layer.state_dict().items():
-        assert torch.equal(tensor, before[name]), "the export shares the layer's memory"
+    assert_unchanged(layer, before)  # an export shares no memory with the layer
 
 
 def test_several_cells_become_layers_and_directions() -> None:
@@ -446,12 +455,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
 @pytest.mark.parametrize(("weights", "arguments", "message"), BAD.values(), ids=BAD)
 def test_bad_checkpoints(weights: Any, arguments: dict[str, Any], message: str) -> None:
     layer = ConvLSTM(2, 3)
-    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    before = weights_of(layer)
     for into in (None, layer):
         with pytest.raises(ValueError, match=message):
             checkpoints.load(into, weights, **arguments)
-    for name, tensor in layer.state_dict().items():
-        assert torch.equal(tensor, before[name])
+    assert_unchanged(layer, before)
 
 
 @pytest.mark.parametrize(
@@ -466,11 +474,10 @@ def test_bad_checkpoints(weights: Any, arguments: dict[str, Any], message: str) 
     ],
 )
 def test_layers_that_do_not_fit(layer: ConvLSTM, message: str) -> None:
-    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    before = weights_of(layer)
     with pytest.raises(ValueError, match=message):
         checkpoints.load(layer, GOOD)
-    for name, tensor in layer.state_dict().items():
-        assert torch.equal(tensor, before[name])
+    assert_unchanged(layer, before)
 
 
 def test_wrong_types() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.cuda_on_host.engine import DTYPES, Device, Engine, compile_engine, compile_for_gpu
 from tests.operator_cases import (
+    ENGINE_CASES,
     NAMES,
     Case,
     cast,
@@ -34,29 +35,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the harness is for Linux"),
 ]
 
-# As for the Triton engine: every value of every property, and most pairs of them.
 CASES = (
-    Case(1, 1, 1, 1, 1, 1, (1, 1), (1, 1), states=False, bias=False),
-    Case(1, 2, 3, 5, 7, 4, peephole="channel"),
-    Case(1, 1, 17, 3, 3, 2, (5, 5), (1, 1), peephole="spatial", output_peephole="current"),
-    Case(2, 1, 1, 3, 2, 3, (5, 5), (5, 5), peephole="spatial"),
-    Case(3, 2, 3, 5, 8, 1, peephole="channel", output_peephole="current", states=False),
-    Case(3, 1, 5, 1, 1, 9, (1, 1), (3, 3), peephole="spatial", bias=False),
-    Case(2, 1, 17, 33, 3, 4, peephole="channel", output_peephole="current"),
-    Case(2, 1, 33, 17, 3, 5, (3, 3), (1, 1), states=False),
-    Case(2, 2, 3, 9, 5, 7, (5, 3), (1, 3), peephole="spatial", output_peephole="current"),
-    Case(4, 1, 0, 12, 6, 7, bias=False, peephole="channel"),
-    Case(1, 2, 0, 5, 3, 3, (5, 5), states=False, peephole="spatial"),
-    Case(3, 1, 2, 7, 11, 12, (1, 1), (3, 3), output_peephole="current"),
-    Case(2, 2, 8, 9, 8, 7, padding=(0, 0), peephole="channel"),
-    Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1), bias=False, states=False),
-    Case(2, 1, 1, 5, 6, 5, (3, 3), (2, 3), padding=(1, 2), peephole="spatial"),
-    Case(2, 1, 9, 3, 5, 13, (3, 3), (3, 3), padding=(2, 2), peephole="channel"),
-    Case(3, 2, 3, 5, 4, 5, peephole="channel", hard_slope=0.2),
-    Case(2, 1, 2, 3, 5, 4, peephole="spatial", output_peephole="current", hard_slope=0.7),
-    Case(3, 3, 2, 5, 4, 5, (5, 3), peephole="channel", masked=True),
-    Case(2, 2, 0, 17, 4, 3, masked=True),
-    Case(2, 2, 3, 4, 3, 5, states=False, masked=True),
+    *ENGINE_CASES,
     # Several tiles an image, several chunks of channels, and a kernel too large for shared memory.
     Case(2, 1, 20, 18, 9, 17, bias=False),
     Case(2, 1, 4, 1, 3, 9, (3, 3), (31, 31), padding=(15, 15)),

@@ -150,8 +150,8 @@ class BackwardPass {
   }
 
  private:
-  // Step t of the sequences of which it is the last step, or of those of which it is not.
-  BackwardStep<S, O> backward_step(int64_t t, bool is_last, const GatePlanes<N>& planes) const {
+  // Step t of the sequences of which it is not the last step.
+  BackwardStep<S, O> backward_step(int64_t t, const GatePlanes<N>& planes) const {
     BackwardStep<S, O> step;
     step.forward = sequence_.forward_step(t);
     step.hidden_transposed = hidden_transposed_.convolution;
@@ -165,15 +165,10 @@ class BackwardPass {
       step.forward.previous_cell = step.cell - image_elements;
       step.forward.hidden_frame = frame_of<const S>(saved_.output, t - 1);
     }
-    if (!is_last) {
-      step.next_gate_gradient = planes.template of_step<const N>(t + 1);
-    }
+    step.next_gate_gradient = planes.template of_step<const N>(t + 1);
     step.gate_gradient = planes.template of_step<N>(t);
     if (incoming_.output.defined()) {
       step.output_gradient = frame_of<const S>(incoming_.output, t);
-    }
-    if (is_last && incoming_.h_n.defined()) {
-      step.final_gradient = frame_of<const S>(incoming_.h_n);
     }
     if (needs_.x && !sequence_.arguments.weight_ih.defined()) {
       step.input_gates_gradient = frame_of<S>(channels_first(grad_x_), t);
@@ -203,8 +198,12 @@ class BackwardPass {
   }
 
   void differentiate(int64_t t, const GatePlanes<N>& planes) {
-    const BackwardStep<S, O> step = backward_step(t, false, planes);
-    const BackwardStep<S, O> last_step = backward_step(t, true, planes);
+    const BackwardStep<S, O> step = backward_step(t, planes);
+    BackwardStep<S, O> last_step = step;  // of the sequences that end with it
+    last_step.next_gate_gradient = {};
+    if (incoming_.h_n.defined()) {
+      last_step.final_gradient = frame_of<const S>(incoming_.h_n);
+    }
     const int64_t bytes = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
     reserve_scratch(bytes);
     at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {

@@ -238,10 +238,11 @@ void backward_tile(const BackwardStep<S, O>& step,
   if (forward.gates == nullptr) {
     compute_gates<S, O, V>(forward, tile, scratch.forward);
   }
-  for_equations(forward, [&](auto output_sees_current, const auto& sigmoid) {
-    differentiate_cell<S, O, V, output_sees_current.value>(step, parameters, tile, hidden_gradient,
-                                                           gates, sigmoid);
-  });
+  for_equations(forward.peepholes.output_sees_current, forward.hard_sigmoid_slope,
+                [&](auto output_sees_current, const auto& sigmoid) {
+                  differentiate_cell<S, O, V, output_sees_current.value>(
+                      step, parameters, tile, hidden_gradient, gates, sigmoid);
+                });
   if (step.input_gates_gradient.data != nullptr) {
     store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gates_gradient);
   }

@@ -101,19 +101,6 @@ MEMX_INLINE Peephole<vector_t<A, V>> load_peephole(const Peepholes<A>& peepholes
           load_lanes<Vec>(weights + 2 * peepholes.gate_stride, count)};
 }
 
-// Calls body(output_sees_current as a constant, sigmoid) for the variant of the equations of a step.
-template <class S, class O, class Body>
-MEMX_INLINE void for_equations(const ForwardStep<S, O>& step, const Body& body) {
-  using A = accumulate_t<O>;
-  const bool hard = step.hard_sigmoid_slope != A(0);
-  const HardSigmoid<A> hard_sigmoid{step.hard_sigmoid_slope};
-  if (step.peepholes.output_sees_current) {
-    hard ? body(std::true_type{}, hard_sigmoid) : body(std::true_type{}, LogisticSigmoid{});
-  } else {
-    hard ? body(std::false_type{}, hard_sigmoid) : body(std::false_type{}, LogisticSigmoid{});
-  }
-}
-
 // Equations (1)-(5) over a tile of pre-activations.
 template <class S, class O, int V, bool output_sees_current, class Sigmoid>
 void apply_cell(const ForwardStep<S, O>& step, const Tile& tile, const accumulate_t<O>* gates,
@@ -156,9 +143,11 @@ void forward_tile(const ForwardStep<S, O>& step, const Tile& tile, char* memory)
   Arena arena(memory);
   const ForwardScratch<O, V> scratch(arena, step, tile);
   compute_gates<S, O, V>(step, tile, scratch);
-  for_equations(step, [&](auto output_sees_current, const auto& sigmoid) {
-    apply_cell<S, O, V, output_sees_current.value>(step, tile, scratch.gates, sigmoid);
-  });
+  for_equations(step.peepholes.output_sees_current, step.hard_sigmoid_slope,
+                [&](auto output_sees_current, const auto& sigmoid) {
+                  apply_cell<S, O, V, output_sees_current.value>(step, tile, scratch.gates,
+                                                                 sigmoid);
+                });
 }
 
 template <class S, class O, int V>

@@ -72,18 +72,21 @@ MEMX_DEVICE void finish_backward(const BackwardStep<Numbers>& step, int64_t imag
   add_two(cell_gradient, step.cell_gradient, at, two);
   Peephole<A> peephole[2];
   load_peepholes(peephole, step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
-  for_equations(step.equations, [&](auto output_sees_current, const auto& sigmoid) {
+  for_equations(step.equations.output_sees_current, step.equations.hard_sigmoid_slope,
+                [&](auto output_sees_current, const auto& sigmoid) {
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const Gates<A> gate{gates[0][e], gates[1][e], gates[2][e], gates[3][e]};
-      const Gates<A> gradient = baseline::cell_backward<decltype(output_sees_current)::value>(
-          gate, peephole[e], previous[e], cell[e], hidden_gradient[e], cell_gradient[e], sigmoid);
-      gates[0][e] = gradient.i;
-      gates[1][e] = gradient.f;
-      gates[2][e] = gradient.g;
-      gates[3][e] = gradient.o;
-    }
-  });
+                  for (int e = 0; e < 2; ++e) {
+                    const Gates<A> gate{gates[0][e], gates[1][e], gates[2][e], gates[3][e]};
+                    const Gates<A> gradient =
+                        baseline::cell_backward<decltype(output_sees_current)::value>(
+                            gate, peephole[e], previous[e], cell[e], hidden_gradient[e],
+                            cell_gradient[e], sigmoid);
+                    gates[0][e] = gradient.i;
+                    gates[1][e] = gradient.f;
+                    gates[2][e] = gradient.g;
+                    gates[3][e] = gradient.o;
+                  }
+                });
   store_two(cell_gradient, step.cell_gradient, at, two);
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {

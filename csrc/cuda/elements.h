@@ -7,6 +7,7 @@
 
 namespace memx::cuda {
 
+using baseline::for_equations;
 using baseline::Gates;
 using baseline::Peephole;
 
@@ -91,19 +92,6 @@ struct Equations {
   bool output_sees_current;
   A hard_sigmoid_slope;  // 0: the logistic sigmoid
 };
-
-// Calls body(output_sees_current as a constant, sigmoid) for the variant.
-template <class A, class Body>
-MEMX_DEVICE void for_equations(const Equations<A>& equations, const Body& body) {
-  const bool hard = equations.hard_sigmoid_slope != A(0);
-  const baseline::HardSigmoid<A> hard_sigmoid{equations.hard_sigmoid_slope};
-  const baseline::LogisticSigmoid logistic;
-  if (equations.output_sees_current) {
-    hard ? body(std::true_type{}, hard_sigmoid) : body(std::true_type{}, logistic);
-  } else {
-    hard ? body(std::false_type{}, hard_sigmoid) : body(std::false_type{}, logistic);
-  }
-}
 
 template <class A>
 MEMX_DEVICE void load_peepholes(Peephole<A> (&result)[2], const Peepholes<A>& peepholes,

@@ -48,21 +48,22 @@ MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Pixel& p
   load_peepholes(peephole, step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
   A previous[2] = {}, cell[2], hidden[2];
   add_two(previous, step.previous_cell, at, two);
-  for_equations(step.equations, [&](auto output_sees_current, const auto& sigmoid) {
+  for_equations(step.equations.output_sees_current, step.equations.hard_sigmoid_slope,
+                [&](auto output_sees_current, const auto& sigmoid) {
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
-      const baseline::CellState<A> state =
-          baseline::cell_forward<decltype(output_sees_current)::value>(gates, peephole[e],
-                                                                       previous[e], sigmoid);
-      cell[e] = state.cell;
-      hidden[e] = state.hidden;
-      z[0][e] = gates.i;
-      z[1][e] = gates.f;
-      z[2][e] = gates.g;
-      z[3][e] = gates.o;
-    }
-  });
+                  for (int e = 0; e < 2; ++e) {
+                    Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
+                    const baseline::CellState<A> state =
+                        baseline::cell_forward<decltype(output_sees_current)::value>(
+                            gates, peephole[e], previous[e], sigmoid);
+                    cell[e] = state.cell;
+                    hidden[e] = state.hidden;
+                    z[0][e] = gates.i;
+                    z[1][e] = gates.f;
+                    z[2][e] = gates.g;
+                    z[3][e] = gates.o;
+                  }
+                });
   store_two(cell, step.cell, at, two);
   store_two(hidden, step.output, at, two);
 #pragma unroll

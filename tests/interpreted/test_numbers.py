@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tests.interpreted.kernel_calls import forward, kernels
 from tests.operator_cases import (
+    ENGINE_CASES,
     HALF_TYPES,
     NAMES,
     Case,
@@ -17,29 +18,8 @@ from tests.operator_cases import (
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Every value of every property, and most pairs of them: shapes x peepholes x states x bias.
 CASES = (
-    Case(1, 1, 1, 1, 1, 1, (1, 1), (1, 1), states=False, bias=False),
-    Case(1, 2, 3, 5, 7, 4, peephole="channel"),
-    Case(1, 1, 17, 3, 3, 2, (5, 5), (1, 1), peephole="spatial", output_peephole="current"),
-    Case(2, 1, 1, 3, 2, 3, (5, 5), (5, 5), peephole="spatial"),
-    Case(3, 2, 3, 5, 8, 1, peephole="channel", output_peephole="current", states=False),
-    Case(3, 1, 5, 1, 1, 9, (1, 1), (3, 3), peephole="spatial", bias=False),
-    Case(2, 1, 17, 33, 3, 4, peephole="channel", output_peephole="current"),
-    Case(2, 1, 33, 17, 3, 5, (3, 3), (1, 1), states=False),
-    Case(2, 2, 3, 9, 5, 7, (5, 3), (1, 3), peephole="spatial", output_peephole="current"),
-    Case(4, 1, 0, 12, 6, 7, bias=False, peephole="channel"),
-    Case(1, 2, 0, 5, 3, 3, (5, 5), states=False, peephole="spatial"),
-    Case(3, 1, 2, 7, 11, 12, (1, 1), (3, 3), output_peephole="current"),
-    Case(2, 2, 8, 9, 8, 7, padding=(0, 0), peephole="channel"),
-    Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1), bias=False, states=False),
-    Case(2, 1, 1, 5, 6, 5, (3, 3), (2, 3), padding=(1, 2), peephole="spatial"),
-    Case(2, 1, 9, 3, 5, 13, (3, 3), (3, 3), padding=(2, 2), peephole="channel"),
-    Case(3, 2, 3, 5, 4, 5, peephole="channel", hard_slope=0.2),
-    Case(2, 1, 2, 3, 5, 4, peephole="spatial", output_peephole="current", hard_slope=0.7),
-    Case(3, 3, 2, 5, 4, 5, (5, 3), peephole="channel", masked=True),
-    Case(2, 2, 0, 17, 4, 3, masked=True),
-    Case(2, 2, 3, 4, 3, 5, states=False, masked=True),
+    *ENGINE_CASES,
     Case(3, 3, 2, 5, 4, 5, peephole="channel", ragged=True),
     Case(3, 2, 0, 3, 2, 3, peephole="spatial", output_peephole="current", ragged=True),
     Case(2, 3, 2, 3, 2, 3, states=False, masked=True, ragged=True, hard_slope=0.5),

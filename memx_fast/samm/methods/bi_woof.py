@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memx_fast.samm import flow
 from memx_fast.samm.labels import Integers
-from memx_fast.samm.methods.by_svm import SvmMethod, SvmSettings
+from memx_fast.samm.methods.by_svm import SvmMethod, SvmSettings, face_blocks
 from memx_fast.samm.methods.interface import Input
 from memx_fast.samm.training import check_count
 
@@ -80,7 +80,7 @@ def weighted_histograms(
     bins = np.floor(share * orientations).astype(np.int64) % orientations
     histograms = []
     for votes, weights, stretched in zip(
-        _cells(bins, blocks), _cells(magnitude, blocks), _cells(strain, blocks), strict=True
+        *(face_blocks(image, blocks) for image in (bins, magnitude, strain)), strict=True
     ):
         histogram = np.bincount(votes.ravel(), weights.ravel(), minlength=orientations)
         total = histogram.sum()
@@ -88,9 +88,3 @@ def weighted_histograms(
     feature = np.concatenate(histograms)
     length = np.linalg.norm(feature)
     return feature / length if length else feature
-
-
-def _cells(image: npt.NDArray[np.generic], blocks: int) -> list[npt.NDArray[np.generic]]:
-    """The blocks of (H, W), row by row."""
-    rows = np.array_split(image, blocks, axis=0)
-    return [cell for row in rows for cell in np.array_split(row, blocks, axis=1)]

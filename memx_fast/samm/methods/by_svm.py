@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.svm import SVC
 from torch import Tensor
@@ -104,3 +105,9 @@ class SvmMethod(Method):
             machine.fit(features, training.labels == label)
             weights[label], bias[label] = machine.coef_[0], machine.intercept_[0]
         self._weights, self._bias = torch.from_numpy(weights), torch.from_numpy(bias)
+
+
+def face_blocks(images: npt.NDArray[np.generic], count: int) -> list[npt.NDArray[np.generic]]:
+    """(..., H, W) cut into ``count`` rows and columns of blocks, row by row."""
+    rows = np.array_split(images, count, axis=-2)
+    return [block for row in rows for block in np.array_split(row, count, axis=-1)]

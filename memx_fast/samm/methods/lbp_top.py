@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from memx_fast.samm.labels import Integers
-from memx_fast.samm.methods.by_svm import SvmMethod, SvmSettings
+from memx_fast.samm.methods.by_svm import SvmMethod, SvmSettings, face_blocks
 from memx_fast.samm.methods.interface import Input
 from memx_fast.samm.training import check_count
 
@@ -124,9 +124,10 @@ def patterns(
 
 def block_histograms(codes: Integers, blocks: int, patterns: int) -> list[npt.NDArray[np.float64]]:
     """Shares of every pattern in each block of (T, H, W) codes, row by row of blocks."""
-    rows = np.array_split(codes, blocks, axis=1)
-    cells = [cell for row in rows for cell in np.array_split(row, blocks, axis=2)]
-    return [np.bincount(cell.ravel(), minlength=patterns) / max(cell.size, 1) for cell in cells]
+    return [
+        np.bincount(block.ravel(), minlength=patterns) / max(block.size, 1)
+        for block in face_blocks(codes, blocks)
+    ]
 
 
 def _interpolated(
