@@ -1,44 +1,29 @@
-"""``train-samm``: the paper's network and protocol on SAMM, from JPEG frames to a report.
+"""``train-samm``: the paper's network and protocol on SAMM, and the laboratory around it.
 
 "Micro-expression recognition using a shallow ConvLSTM-based network" (Shukla, Rai, Verlekar 2023).
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import math
 import sys
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import torch
+from memx_fast.samm.commands import train
 
-from memx_fast import backends
-from memx_fast.samm import command
-from memx_fast.samm.checkpoints import Card
-from memx_fast.samm.folds import PROTOCOLS
-from memx_fast.samm.labels import TASKS
-from memx_fast.samm.methods import METHODS, Machine, Method, create
-from memx_fast.samm.methods.by_network import NetworkMethod
-from memx_fast.samm.methods.convlstm import Settings
-from memx_fast.samm.report import FoldResult, Outcome, Report
-from memx_fast.samm.runs import Run, short_name
-from memx_fast.samm.study import Protocol, Study, open_study
-from memx_fast.samm.training import seconds_a_step
-
+_COMMANDS: dict[str, ModuleType] = {}  # by the first argument; without one of them, train
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = _COMMANDS[words.pop(0)] if words and words[0] in _COMMANDS else train
+    options = command.parser().parse_args(words)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        _train(options)
+        status: int = command.run(options)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"train-samm: {error}", file=sys.stderr)
         return 1
@@ -49,205 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return _INTERRUPTED
-    return 0
-
-
-def _train(options: argparse.Namespace) -> None:
-    """Data, folds, report."""
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"threads: got {options.threads}, expected at least 1")
-        torch.set_num_threads(options.threads)
-    machine = command.machine(options)
-    method = _method(options, machine)
-    source = command.source(options)
-    protocol = Protocol(options.protocol, options.folds, options.seed)
-    study = open_study(source, options.classes, protocol, [method.input])
-
-    settings = {
-        "data_sha256": study.digest(method.input),
-        "method": method.name,
-        "classes": options.classes,
-        "crop": options.crop,
-        **asdict(protocol),
-        **method.identity(),
-    }
-    name = f"{source.name}-{options.classes}-classes-{short_name(settings)}"
-    run = Run(options.out or Path("runs", name), settings)
-    _introduce(study, method, run)
-
-    card = Card(
-        method=method.name,
-        classes=list(study.task.classes),
-        **asdict(method.input),
-        crop=options.crop,
-        settings=settings,
-        versions=command.versions(),
-    )
-    results = []
-    for number, fold in enumerate(study.split, start=1):
-        outcome = run.outcome(number) or _train_fold(run, number, study, method, card)
-        results.append(FoldResult(fold, outcome))
-
-    report = Report(study.task, study.labels, results)
-    facts = {
-        "data": source.place,
-        "settings": settings,
-        "versions": command.versions(),
-        "backend": backends.resolve(options.backend, torch.device(options.device)),
-        "parameters": method.parameters(),
-        "notes": method.notes(),
-        "defects": [str(defect) for defect in study.defects],
-        "predictions": _predictions(study, results),
-    }
-    run.write_report(report, facts)
-    files = ", ".join(
-        path.name for path in sorted(run.folder.iterdir()) if "fold-" not in path.name
-    )
-    print(f"\n{report.text()}\n\nwritten to {run.folder}: {files},")
-    print("and for every fold its outcome (.json) and what was learnt (.safetensors)")
-
-
-def _method(options: argparse.Namespace, machine: Machine) -> Method:
-    """The method with the settings that were given; the others are its defaults."""
-    given = command.assignments(options.set)
-    for field in fields(Settings):
-        value = getattr(options, field.name)
-        if value is not None:
-            given[field.name] = value
-    return create(options.method, options.classes, given, machine)
-
-
-def _introduce(study: Study, method: Method, run: Run) -> None:
-    """Say what will be done, and how long it may take."""
-    classes = len(study.task.classes)
-    people = len(set(study.subjects))
-    counts = command.count_classes(classes, study.labels)
-    print(f"{len(study.labels)} clips of {people} subjects: {counts}")
-    print(f"{method.title}: {command.describe_parameters(method)}")
-    for note in method.notes():
-        print(f"  {note}")
-    engine = backends.resolve(method.machine.backend, torch.device(method.machine.device))
-    print(
-        f"seed {study.protocol.seed}; engine {engine} on {method.machine.device}; "
-        f"results in {run.folder}"
-    )
-    if study.protocol.kind == "paper-like":
-        print("paper-like: the epoch is chosen on the test clips, which include altered copies")
-    remaining = sum(run.outcome(number) is None for number in range(1, len(study.split) + 1))
-    if not remaining or not isinstance(method, NetworkMethod):
-        return
-    training, validation, _ = study.parts(method, 1)
-    trainer = method.trainer(training, validation)
-    steps = remaining * method.settings.epochs * trainer.steps_an_epoch
-    minutes = math.ceil(steps * seconds_a_step(trainer, training, method.settings.batch) / 60)
-    print(
-        f"at most {minutes} minute{'s' * (minutes > 1)} for {remaining} "
-        f"fold{'s' * (remaining > 1)}; less if training stops early"
-    )
-
-
-def _train_fold(run: Run, number: int, study: Study, method: Method, card: Card) -> Outcome:
-    """Train one fold from where it was left to its end."""
-    with closing(command.Bar(f"fold {number} of {len(study.split)}")) as progress:
-        return run.train(number, study, method, card, progress)
-
-
-def _predictions(study: Study, results: Sequence[FoldResult]) -> list[dict[str, Any]]:
-    """One entry a test clip: its name, its label, what it was taken for and how surely."""
-    return [
-        {
-            "clip": study.clips[index].name,
-            "fold": number,
-            "label": int(study.labels[index]),
-            "probabilities": probabilities,
-        }
-        for number, result in enumerate(results, start=1)
-        for index, probabilities in zip(result.fold.test, result.outcome.probabilities, strict=True)
-    ]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train-samm",
-        description=(
-            "Train the shallow ConvLSTM network for micro-expressions on SAMM, in five folds that "
-            "share no subject, and report what it is worth beside the majority class. The defaults "
-            "are the paper's protocol, where it gives one. A run that was interrupted goes on when "
-            "the same command is given again."
-        ),
-        formatter_class=command.Help,
-    )
-    data = parser.add_argument_group("data")
-    command.add_data_options(data)
-    data.add_argument("--classes", type=int, choices=sorted(TASKS), default=3, help="task")
-    _add_setting(data, "size", "height and width, pixels")
-    _add_setting(data, "frames", "frames a clip")
-    _add_setting(data, "channels", "1: greys", choices=(1, 3))
-    _add_method_options(parser.add_argument_group("method"))
-    _add_network_options(parser.add_argument_group("network"))
-    _add_training_options(parser.add_argument_group("training"))
-    running = parser.add_argument_group("running")
-    command.add_running_options(running)
-    running.add_argument("--threads", type=int, help="threads; by default one a core")
-    return parser
-
-
-def _add_method_options(group: Any) -> None:
-    group.add_argument("--method", choices=list(METHODS), default="convlstm", help="what to train")
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that has no option of its own; a wrong name lists them all",
-    )
-
-
-def _add_network_options(group: Any) -> None:
-    _add_setting(group, "padding", "of frames", choices=("valid", "same"))
-    _add_setting(group, "peephole", "of the gates", choices=("none", "channel", "spatial"))
-    _add_setting(
-        group,
-        "output_peephole",
-        "the cell state the output gate sees",
-        choices=("previous", "current"),
-    )
-    _add_setting(group, "pool_stride", "of the max-pooling")
-
-
-def _add_training_options(group: Any) -> None:
-    group.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="folds",
-        help="loso leaves one subject out at a time; paper-like decides on the test clips, and "
-        "shows how much that adds",
-    )
-    group.add_argument("--folds", type=int, default=5, help="folds, without a subject in two")
-    _add_setting(group, "epochs", "at most so many")
-    _add_setting(group, "batch", "clips a step")
-    _add_setting(group, "learning_rate", "of Adam, at the start")
-    _add_setting(
-        group,
-        "plateau",
-        "epochs without a better validation loss before the learning rate is halved",
-    )
-    _add_setting(
-        group, "patience", "epochs without as good a validation recall before training stops"
-    )
-    group.add_argument("--seed", type=int, default=0, help="of folds, weights and epochs")
-
-
-def _add_setting(group: Any, name: str, text: str, choices: Sequence[Any] | None = None) -> None:
-    """An option for a setting of convlstm; not given, every method has its own default."""
-    default = getattr(Settings, name)
-    group.add_argument(
-        f"--{name.replace('_', '-')}",
-        type=type(default),
-        choices=choices,
-        help=f"{text} (default: {default})",
-    )
+    return status
 
 
 if __name__ == "__main__":
