@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,30 @@ def read(path: Path) -> tuple[Array, dict[str, Any]] | None:
     with np.load(io.BytesIO(archive), allow_pickle=False) as stored:
         record: dict[str, Any] = json.loads(stored["record"].tobytes())
         return stored["array"], record
+
+
+def kept(
+    folder: Path | None, kind: str, facts: str, content: Array, compute: Callable[[], Array]
+) -> Array:
+    """What ``compute`` makes of an array, computed once and looked up ever after.
+
+    Args:
+        folder: where to keep it; None keeps nothing.
+        kind: the beginning of the entry's name, and its suffix.
+        facts: everything but ``content`` that the result depends on.
+        content: what the result is computed from.
+    """
+    if folder is None:
+        return compute()
+    digest = hashlib.sha256(f"{facts} {content.dtype} {content.shape} ".encode())
+    digest.update(content.tobytes())
+    entry = folder / f"{kind}-{digest.hexdigest()[:32]}.{kind}"
+    stored = read(entry)
+    if stored is not None:
+        return stored[0]
+    found = compute()
+    write(entry, found, {})
+    return found
 
 
 def write(path: Path, array: Array, record: dict[str, Any]) -> None:

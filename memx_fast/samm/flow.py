@@ -15,7 +15,7 @@ of every image by itself from its least to its greatest value, to 0..1.
 
 from __future__ import annotations
 
-import hashlib
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -74,7 +74,7 @@ def onset_to_apex(frames: Tensor, apexes: Integers, cache_dir: Path | None = Non
     Args:
         frames: uint8 (N, T, C, H, W); colour is made grey.
         apexes: index of each clip's apex among its frames, (N,).
-        cache_dir: where to keep the result; None keeps nothing.
+        cache_dir: where to keep the flow of every pair; None keeps nothing.
 
     Returns:
         float32 (N, 3, H, W): u, v, strain; zeros where the apex is the first frame.
@@ -119,21 +119,19 @@ def _greys(frames: Tensor) -> npt.NDArray[np.uint8]:
 
 def _of_pairs(pairs: npt.NDArray[np.uint8], cache_dir: Path | None) -> Tensor:
     """u, v, strain (N, 3, H, W) of pairs of frames (N, 2, H, W)."""
-    entry = None
-    if cache_dir is not None:
-        digest = hashlib.sha256(f"{_VERSION} {cv2.__version__} {pairs.shape}".encode())
-        digest.update(pairs.tobytes())
-        entry = cache_dir / f"flow-{digest.hexdigest()[:32]}.flow"
-        stored = cache.read(entry)
-        if stored is not None:
-            return torch.from_numpy(stored[0])
+    facts = f"{_VERSION} {cv2.__version__}"
     found = np.zeros((len(pairs), 3, *pairs.shape[2:]), np.float32)
     with bar("optical flow", len(pairs), "pair", hidden=len(pairs) < _SHOWN_FROM) as done:
-        for result, (first, second) in zip(found, pairs, strict=True):
-            if not np.array_equal(first, second):
-                result[:2] = flow(first, second)
-                result[2] = strain(result[:2])
+        for result, pair in zip(found, pairs, strict=True):
+            result[:] = cache.kept(cache_dir, "flow", facts, pair, partial(_of_pair, pair))
             done.update()
-    if entry is not None:
-        cache.write(entry, found, {})
     return torch.from_numpy(found)
+
+
+def _of_pair(pair: npt.NDArray[np.uint8]) -> Field:
+    first, second = pair
+    found = np.zeros((3, *first.shape), np.float32)
+    if not np.array_equal(first, second):
+        found[:2] = flow(first, second)
+        found[2] = strain(found[:2])
+    return found

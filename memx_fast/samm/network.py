@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from memx_fast import ConvLSTM
 from memx_fast.arguments import share, whole
 
+_KERAS_2_SLOPE = 0.2
+
 
 class ShallowConvLSTM(nn.Module):
     """The network of "Micro-expression recognition using a shallow ConvLSTM-based network".
@@ -28,6 +30,8 @@ class ShallowConvLSTM(nn.Module):
         padding: ``"valid"`` or ``"same"``, of its convolution over the frames.
         peephole: None, ``"channel"`` or ``"spatial"``.
         output_peephole: ``"previous"``, as in the paper's equation (4), or ``"current"``.
+        gates: ``"sigmoid"``, or ``"hard_sigmoid"``: 0.2 x + 0.5 within 0..1, which was Keras's
+            default when the paper was written.
         pool_stride: stride of the pooling.
         dropout: probability.
         backend: engine of the ConvLSTM.
@@ -49,6 +53,7 @@ class ShallowConvLSTM(nn.Module):
         padding: Literal["valid", "same"] = "valid",
         peephole: str | None = None,
         output_peephole: str = "previous",
+        gates: str = "sigmoid",
         pool_stride: int = 1,
         dropout: float = 0.3,
         backend: str = "auto",
@@ -65,6 +70,8 @@ class ShallowConvLSTM(nn.Module):
             peephole=peephole,
             spatial_size=size if peephole == "spatial" else None,
             output_peephole=output_peephole,
+            recurrent_activation=gates,
+            hard_sigmoid_slope=_KERAS_2_SLOPE,
             padding=padding,
             backend=backend,
         )

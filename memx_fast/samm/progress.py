@@ -7,6 +7,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+_silent = False
+
+
+def silence() -> None:
+    """Show no bar of this process: it is one of several, and another one speaks for all."""
+    global _silent
+    _silent = True
+
 
 def bar(description: str, total: int, unit: str, *, done: int = 0, hidden: bool = False) -> Any:
     """A bar of ``total`` units, ``done`` of which were there before."""
@@ -16,6 +24,6 @@ def bar(description: str, total: int, unit: str, *, done: int = 0, hidden: bool 
         total=total,
         initial=done,
         unit=unit,
-        disable=hidden,
+        disable=hidden or _silent,
         mininterval=0.2 if lively else 30,
     )

@@ -20,8 +20,12 @@ from memx_fast.samm.training import Epoch
 
 @dataclass(frozen=True)
 class Published:
-    """Figures of a method as printed in the paper, in percent, None where it gives none."""
+    """Figures of a method as printed in the paper, in percent, None where it gives none.
 
+    ``name`` is that of our own version of it.
+    """
+
+    name: str
     method: str
     accuracy: float
     f1: float | None
@@ -35,19 +39,22 @@ _ITS_FIGURES = (
     "include augmented copies"
 )
 
+_ITSELF = "shallow ConvLSTM (the paper)"
+_SWAPPED = "a result on CASME II, the two figures swapped"
+
 PUBLISHED: dict[int, tuple[Published, ...]] = {
     3: (
-        Published("shallow ConvLSTM (the paper)", 78.33, 78.92, _ITS_FIGURES),
-        Published("Bi-WOOF", 58.30, 39.70, "leave one subject out"),
-        Published("OFF-ApexNet", 68.18, 54.23, "leave one subject out"),
+        Published("convlstm", _ITSELF, 78.33, 78.92, _ITS_FIGURES),
+        Published("bi-woof", "Bi-WOOF", 58.30, 39.70, "leave one subject out"),
+        Published("off-apexnet", "OFF-ApexNet", 68.18, 54.23, "leave one subject out"),
     ),
     5: (
-        Published("shallow ConvLSTM (the paper)", 67.64, 67.69, _ITS_FIGURES),
-        Published("LBP-TOP", 39.68, 35.89, "a result on CASME II"),
-        Published("truncated AlexNet", 57.35, 46.44, "leave one subject out"),
-        Published("CNN + LSTM", 50.00, 52.44, "a result on CASME II, the two figures swapped"),
+        Published("convlstm", _ITSELF, 67.64, 67.69, _ITS_FIGURES),
+        Published("lbp-top", "LBP-TOP", 39.68, 35.89, "a result on CASME II"),
+        Published("dssn", "truncated AlexNet", 57.35, 46.44, "leave one subject out"),
+        Published("elrcn", "CNN + LSTM", 50.00, 52.44, _SWAPPED),
     ),
-    7: (Published("shallow ConvLSTM (the paper)", 72.64, None, "presumably UAR, as the others"),),
+    7: (Published("convlstm", _ITSELF, 72.64, None, "presumably UAR, as the others"),),
 }
 """The tables of the paper by the number of classes, and what its figures really are."""
 
@@ -111,9 +118,9 @@ class Report:
         self.results = list(results)
         self.truth = labels[np.concatenate([result.fold.test for result in results])]
         self.predicted = np.concatenate([result.predicted for result in results])
-        majority = np.concatenate([result.majority(labels) for result in results])
+        self.majority_predicted = np.concatenate([result.majority(labels) for result in results])
         self.pooled = score(self.truth, self.predicted)
-        self.majority = score(self.truth, majority)
+        self.majority = score(self.truth, self.majority_predicted)
         self.confusion = confusion(self.truth, self.predicted, len(task.classes))
 
     def text(self) -> str:
@@ -141,6 +148,25 @@ class Report:
                 "figures": [asdict(line) for line in PUBLISHED[len(self.task.classes)]],
             },
         }
+
+    def predictions(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """One entry a test clip: its name, its label, what it was taken for and how surely.
+
+        Args:
+            names: of all clips, N.
+        """
+        return [
+            {
+                "clip": names[index],
+                "fold": number,
+                "label": int(self.labels[index]),
+                "probabilities": probabilities,
+            }
+            for number, result in enumerate(self.results, start=1)
+            for index, probabilities in zip(
+                result.fold.test, result.outcome.probabilities, strict=True
+            )
+        ]
 
     def _fold_scores(self, result: FoldResult) -> Scores:
         return score(self.labels[result.fold.test], result.predicted)

@@ -26,6 +26,32 @@ from memx_fast.samm.study import Study
 from memx_fast.samm.training import Epoch
 
 
+def settings_of(study: Study, method: Method, crop: bool) -> dict[str, Any]:
+    """All that decides what a method makes of a study, as plain values."""
+    return {
+        "data_sha256": study.digest(method.input),
+        "method": method.name,
+        "classes": len(study.task.classes),
+        "crop": crop,
+        **asdict(study.protocol),
+        **method.identity(),
+    }
+
+
+def card_of(
+    study: Study, method: Method, settings: dict[str, Any], versions: dict[str, str]
+) -> Card:
+    """What goes with the weights of a run with :func:`settings_of`."""
+    return Card(
+        method=method.name,
+        classes=list(study.task.classes),
+        **asdict(method.input),
+        crop=settings["crop"],
+        settings=settings,
+        versions=versions,
+    )
+
+
 class Run:
     """One run in its folder.
 
@@ -86,10 +112,17 @@ class Run:
         )
         probabilities = method.predict(test.features).tolist()
         outcome = Outcome(fit.history, fit.best_epoch, probabilities, fit.chosen)
+        if not method.machine.writes:
+            return outcome
         checkpoints.write(self._path(number, "safetensors"), method.state(), card)
         write_text(self._path(number, "json"), as_text(asdict(outcome)))
         checkpoint.unlink(missing_ok=True)
         return outcome
+
+    def restore(self, number: int, method: Method) -> None:
+        """Give a method what it learnt in a fold that is done."""
+        weights, _ = checkpoints.read(self._path(number, "safetensors"))
+        method.load_state(weights)
 
     def write_report(self, report: Report, facts: Mapping[str, Any]) -> None:
         """Write the report as text, as JSON with ``facts`` about the run, and as pictures."""

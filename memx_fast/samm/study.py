@@ -141,6 +141,11 @@ class Study:
             self._features[method] = method.features(self.frames[wanted], self.apexes(wanted))
         return self._features[method]
 
+    def compute_features(self, method: Method, clips: slice) -> None:
+        """Have the features of some clips computed by a method that keeps them on disk."""
+        wanted = method.input
+        method.features(self.frames[wanted][clips], self.apexes(wanted)[clips])
+
     def parts(self, method: Method, number: int) -> tuple[Examples, Examples, Examples]:
         """What a method learns from, decides by, and is judged by in a fold; folds count from 1."""
         fold = self.split[number - 1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 
 import memx_fast
 from memx_fast import backends
-from memx_fast.samm import cache
+from memx_fast.samm import cache, dataset
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.methods import Machine, Method, Progress
 from memx_fast.samm.progress import bar
@@ -134,6 +136,24 @@ def versions() -> dict[str, str]:
         "opencv": cv2.__version__,
         "scikit-learn": sklearn.__version__,
     }
+
+
+@contextmanager
+def warnings_once() -> Iterator[None]:
+    """Let the log say the same thing about the data once, however often the data is read."""
+    log, said = logging.getLogger(dataset.__name__), set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in said
+        said.add(message)
+        return new
+
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
 
 
 def count_classes(classes: int, labels: np.ndarray) -> str:

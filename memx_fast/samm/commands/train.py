@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from memx_fast.samm.methods import METHODS, Machine, Method, create
 from memx_fast.samm.methods.by_network import NetworkMethod
 from memx_fast.samm.methods.convlstm import Settings
 from memx_fast.samm.report import FoldResult, Outcome, Report
-from memx_fast.samm.runs import Run, short_name
+from memx_fast.samm.runs import Run, card_of, settings_of, short_name
 from memx_fast.samm.study import Protocol, Study, open_study
 from memx_fast.samm.training import seconds_a_step
 
@@ -38,26 +38,12 @@ def run(options: argparse.Namespace) -> int:
     protocol = Protocol(options.protocol, options.folds, options.seed)
     study = open_study(source, options.classes, protocol, [method.input])
 
-    settings = {
-        "data_sha256": study.digest(method.input),
-        "method": method.name,
-        "classes": options.classes,
-        "crop": options.crop,
-        **asdict(protocol),
-        **method.identity(),
-    }
+    settings = settings_of(study, method, options.crop)
     name = f"{source.name}-{options.classes}-classes-{short_name(settings)}"
     place = Run(options.out or Path("runs", name), settings)
     _introduce(study, method, place)
 
-    card = Card(
-        method=method.name,
-        classes=list(study.task.classes),
-        **asdict(method.input),
-        crop=options.crop,
-        settings=settings,
-        versions=shared.versions(),
-    )
+    card = card_of(study, method, settings, shared.versions())
     results = []
     for number, fold in enumerate(study.split, start=1):
         outcome = place.outcome(number) or _train_fold(place, number, study, method, card)
@@ -72,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         "parameters": method.parameters(),
         "notes": method.notes(),
         "defects": [str(defect) for defect in study.defects],
-        "predictions": _predictions(study, results),
+        "predictions": report.predictions([clip.name for clip in study.clips]),
     }
     place.write_report(report, facts)
     files = ", ".join(
@@ -128,20 +114,6 @@ def _train_fold(run: Run, number: int, study: Study, method: Method, card: Card)
         return run.train(number, study, method, card, progress)
 
 
-def _predictions(study: Study, results: Sequence[FoldResult]) -> list[dict[str, Any]]:
-    """One entry a test clip: its name, its label, what it was taken for and how surely."""
-    return [
-        {
-            "clip": study.clips[index].name,
-            "fold": number,
-            "label": int(study.labels[index]),
-            "probabilities": probabilities,
-        }
-        for number, result in enumerate(results, start=1)
-        for index, probabilities in zip(result.fold.test, result.outcome.probabilities, strict=True)
-    ]
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = argparse.ArgumentParser(
@@ -189,6 +161,7 @@ def _add_network_options(group: Any) -> None:
         "the cell state the output gate sees",
         choices=("previous", "current"),
     )
+    _add_setting(group, "gates", "activation of the gates", choices=("sigmoid", "hard_sigmoid"))
     _add_setting(group, "pool_stride", "of the max-pooling")
 
 

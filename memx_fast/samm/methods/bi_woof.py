@@ -54,6 +54,7 @@ class BiWoof(SvmMethod):
         "C of the SVM is chosen on the validation clips.",
     )
     Settings = Settings
+    keeps_features = True
 
     @property
     def input(self) -> Input:

@@ -65,7 +65,7 @@ class NetworkMethod(Method):
         progress.start(self.settings.epochs * steps, len(trainer.history) * steps)
         while not trainer.finished:
             epoch = trainer.run_epoch(progress.step)
-            if checkpoint is not None:
+            if checkpoint is not None and self.machine.writes:
                 trainer.save(checkpoint)
             progress.epoch(epoch)
         trainer.keep_best()

@@ -27,6 +27,7 @@ class Settings(Schedule):
         padding: of the ConvLSTM's convolution over the frames, ``"valid"`` or ``"same"``.
         peephole: of the ConvLSTM: ``"none"``, ``"channel"`` or ``"spatial"``.
         output_peephole: the cell state its output gate sees, ``"previous"`` or ``"current"``.
+        gates: of the ConvLSTM: ``"sigmoid"``, or the ``"hard_sigmoid"`` of Keras 2, 0.2 x + 0.5.
         pool_stride: of the pooling after it.
     """
 
@@ -36,6 +37,7 @@ class Settings(Schedule):
     padding: str = "valid"
     peephole: str = "none"
     output_peephole: str = "previous"
+    gates: str = "sigmoid"
     pool_stride: int = 1
 
     def __post_init__(self) -> None:
@@ -45,6 +47,7 @@ class Settings(Schedule):
             ("padding", ("valid", "same")),
             ("peephole", ("none", "channel", "spatial")),
             ("output_peephole", ("previous", "current")),
+            ("gates", ("sigmoid", "hard_sigmoid")),
         ):
             if getattr(self, name) not in choices:
                 expected = " or ".join(map(repr, choices))
@@ -78,6 +81,7 @@ class ShallowConvLSTMMethod(NetworkMethod):
             padding=cast(Literal["valid", "same"], settings.padding),
             peephole=None if settings.peephole == "none" else settings.peephole,
             output_peephole=settings.output_peephole,
+            gates=settings.gates,
             pool_stride=settings.pool_stride,
             backend=self.machine.backend,
         )

@@ -53,6 +53,7 @@ class Dssn(NetworkMethod):
         "Classes are made even by mirrored copies; batches of 16, not 60; clips are shuffled.",
     )
     Settings = Settings
+    keeps_features = True
 
     @property
     def input(self) -> Input:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,6 +66,7 @@ class Elrcn(NetworkMethod):
         "Softmax, not sigmoid; learning rate 1e-4 for at most 40 epochs, not 1e-5 for 100.",
     )
     Settings = Settings
+    keeps_features = True
 
     @property
     def input(self) -> Input:
@@ -76,16 +80,17 @@ class Elrcn(NetworkMethod):
         channel from its least to its greatest value in the whole clip, to 0..1.
         """
         motion = flow.frame_to_frame(frames, self.machine.cache_dir)
-        entry = None
-        if self.machine.cache_dir is not None:
-            entry = self.machine.cache_dir / f"vgg-{self._key(motion)}.features"
-            stored = cache.read(entry)
-            if stored is not None:
-                return torch.from_numpy(stored[0])
-        found = self._of_motion(motion)
-        if entry is not None:
-            cache.write(entry, found.numpy(), {})
-        return found
+        network = self._vgg().to(self.machine.device).eval()
+        facts = f"{_VERSION} {torch.__version__} {self.settings.side} {self._digest()}"
+        found = []
+        with bar("VGG-16", len(motion), "clip", hidden=len(motion) < 2) as done:
+            for clip in motion:
+                compute = partial(self._of_clip, network, clip)
+                found.append(
+                    cache.kept(self.machine.cache_dir, "vgg", facts, clip.numpy(), compute)
+                )
+                done.update()
+        return torch.from_numpy(np.stack(found))
 
     def build(self) -> nn.Module:
         """The part that learns."""
@@ -118,29 +123,18 @@ class Elrcn(NetworkMethod):
         path = self.settings.weights
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
-    def _key(self, motion: Tensor) -> str:
-        facts = f"{_VERSION} {torch.__version__} {self.settings.side} {tuple(motion.shape)}"
-        digest = hashlib.sha256(f"{facts} {self._digest()}".encode())
-        digest.update(motion.numpy().tobytes())
-        return digest.hexdigest()[:32]
-
     @torch.no_grad()
-    def _of_motion(self, motion: Tensor) -> Tensor:
-        device = self.machine.device
-        network = self._vgg().to(device).eval()
+    def _of_clip(self, network: nn.Module, motion: Tensor) -> npt.NDArray[np.float32]:
+        """(T - 1, 8192) from u, v, strain (T - 1, 3, H, W)."""
+        u, v, strain = motion.unbind(1)
+        images = _scaled_over_time(
+            torch.stack([u, v, torch.hypot(u, v), strain, strain, strain], dim=1)
+        )
         side = (self.settings.side,) * 2
-        found = []
-        with bar("VGG-16", len(motion), "clip", hidden=len(motion) < 2) as done:
-            for clip in motion:
-                u, v, strain = clip.unbind(1)
-                images = _scaled_over_time(
-                    torch.stack([u, v, torch.hypot(u, v), strain, strain, strain], dim=1)
-                )
-                images = F.interpolate(images, side, mode="bilinear").to(device)
-                streams = [network(images[:, :3]), network(images[:, 3:])]
-                found.append(torch.cat(streams, dim=1).cpu())
-                done.update()
-        return torch.stack(found)
+        images = F.interpolate(images, side, mode="bilinear").to(self.machine.device)
+        streams = [network(images[:, :3]), network(images[:, 3:])]
+        found: npt.NDArray[np.float32] = torch.cat(streams, dim=1).cpu().numpy()
+        return found
 
     def _vgg(self) -> vgg.Vgg16:
         if self.settings.weights:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch.distributed
 from torch import Tensor
 
 from memx_fast.samm.labels import Integers
@@ -51,6 +52,11 @@ class Machine:
     backend: str = "auto"
     shards: bool = False
     cache_dir: Path | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process keeps results: of those that share batches, the first one does."""
+        return not self.shards or torch.distributed.get_rank() == 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class Method(ABC):
         source: the paper it comes from, and its number in the list of the ConvLSTM paper.
         deviations: where this implementation departs from that paper, one sentence each.
         Settings: dataclass of all that decides what it does, plain values with defaults.
+        keeps_features: whether its features take so long that they, or what takes long in them, are
+            kept in the machine's ``cache_dir``, clip by clip.
     """
 
     name: ClassVar[str]
@@ -102,6 +110,7 @@ class Method(ABC):
     source: ClassVar[str]
     deviations: ClassVar[tuple[str, ...]] = ()
     Settings: ClassVar[type[Any]]
+    keeps_features: ClassVar[bool] = False
 
     def __init__(self, classes: int, settings: Any = None, machine: Machine | None = None) -> None:
         self.classes = classes

@@ -44,6 +44,7 @@ class OffApexNet(NetworkMethod):
         "Classes are made even by mirrored copies; the rate of dropout, not found, is 0.5.",
     )
     Settings = Settings
+    keeps_features = True
 
     @property
     def input(self) -> Input:
