@@ -56,10 +56,12 @@ def test_onset_to_apex(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0, :2], expected)
     np.testing.assert_array_equal(found[0, 2], flow.strain(expected))
     assert not found[1].any()
-    (entry,) = tmp_path.iterdir()
-    written = entry.stat().st_mtime_ns
-    assert torch.equal(flow.onset_to_apex(clips, apexes, tmp_path), found)
-    assert entry.stat().st_mtime_ns == written
+    written = {entry: entry.stat().st_mtime_ns for entry in tmp_path.iterdir()}
+    assert len(written) == 2  # one a pair
+    assert torch.equal(
+        flow.onset_to_apex(clips.flip(0), apexes[::-1].copy(), tmp_path)[1], found[0]
+    )
+    assert {entry: entry.stat().st_mtime_ns for entry in tmp_path.iterdir()} == written
     coloured = flow.onset_to_apex(clips.expand(-1, -1, 3, -1, -1), apexes)
     assert torch.equal(coloured, found)
 

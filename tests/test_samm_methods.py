@@ -321,8 +321,9 @@ def test_elrcn(tmp_path: Path) -> None:
     method = create("elrcn", 2, SMALL["elrcn"], Machine(cache_dir=tmp_path))
     frames, apexes, _ = drifting(method, 2)
     features = method.features(frames, apexes)
-    assert len(list(tmp_path.glob("vgg-*.features"))) == 1
-    assert torch.equal(method.features(frames, apexes), features)
+    assert len(list(tmp_path.glob("vgg-*.vgg"))) == 2  # one a clip
+    assert torch.equal(method.features(frames.flip(0), apexes), features.flip(0))
+    assert len(list(tmp_path.glob("vgg-*.vgg"))) == 2
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = vgg.Vgg16().eval()
