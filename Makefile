@@ -1,6 +1,7 @@
 # make train   the paper's network on built-in data, all five folds, in a few minutes
 # make test    formatting, types and every test
 # make bench   the benchmark suite, its table, CSV and chart (QUICK=1: under five minutes)
+# make docs    the API reference, from the docstrings, in build/docs
 # make format  rewrites the sources in the project's format
 # make clean   removes what building left; environments and results of training stay
 #
@@ -46,6 +47,10 @@ bench: build/extension
 	$(PY) -m pytest benchmarks $(if $(QUICK),--quick) --benchmark-json=build/benchmark.json
 	$(PY) -m benchmarks.report build/benchmark.json
 
+docs: build/installed
+	$(PY) -m pdoc --docformat google -o build/docs memx_fast '!memx_fast._C'
+	@echo "open build/docs/index.html"
+
 format: build/installed
 	$(SCRIPTS)/ruff check --fix-only .
 	$(SCRIPTS)/ruff format .
@@ -70,4 +75,4 @@ build/extension: build/installed $(SOURCES)
 	$(PY) setup.py -q build_ext --inplace
 	@touch $@
 
-.PHONY: train test bench format clean always
+.PHONY: train test bench docs format clean always

@@ -1,0 +1,59 @@
+"""The API reference that ``make docs`` builds from the docstrings."""
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import memx_fast
+
+MODULES = ("memx_fast", "memx_fast.checkpoints", "memx_fast.compat", "memx_fast.reference")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference, built by the command of the Makefile."""
+    folder = tmp_path_factory.mktemp("docs")
+    makefile = Path(__file__).parents[1].joinpath("Makefile").read_text()
+    (line,) = (line for line in makefile.splitlines() if "-m pdoc" in line)
+    command = line.strip().replace("$(PY)", sys.executable).replace("build/docs", str(folder))
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not [said for said in done.stderr.splitlines() if "arn" in said], done.stderr
+    return folder
+
+
+def test_every_public_name_is_there(pages: Path) -> None:
+    """With its arguments as a list, and the heading that says what it raises."""
+    page = (pages / "memx_fast.html").read_text()
+    for name in memx_fast.__all__:
+        assert f'id="{name}"' in page, name
+    layer = page[page.index('id="ConvLSTM"') :]
+    for part in ("Arguments:", "hidden_channels", "Raises:", "ValueError"):
+        assert part in layer, part
+    for name in ("checkpoints", "compat", "functional", "reference", "samm/methods"):
+        assert (pages / "memx_fast" / f"{name}.html").is_file(), name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_say_what_they_take(module: str) -> None:
+    """Each public function of the library has a docstring that names all of its parameters."""
+    found = import_module(module)
+    names = getattr(found, "__all__", None) or [
+        name
+        for name, value in vars(found).items()
+        if inspect.isfunction(value) and value.__module__ == module and not name.startswith("_")
+    ]
+    for name in names:
+        value = getattr(found, name)
+        text = inspect.getdoc(value) or ""
+        assert text, name
+        missing = [
+            parameter
+            for parameter in inspect.signature(value).parameters
+            if parameter not in ("self", "args", "kwargs") and f"{parameter}" not in text
+        ]
+        assert not missing, f"{module}.{name}: {missing}"
