@@ -7,7 +7,10 @@ from typing import Any
 import openpyxl
 import pytest
 
-from memx_fast.samm.annotations import LEFT_OUT, find_workbook, read
+from memx_fast.samm.annotations import LEFT_OUT, Clip, Defect
+from memx_fast.samm.formats import FORMATS
+
+find_workbook = FORMATS["samm"].find_workbook
 
 HEADER = (
     "Subject",
@@ -52,6 +55,11 @@ def workbook(folder: Path, rows: Sequence[Sequence[Any]], preamble: int = 13) ->
     path = folder / "SAMM_Micro_FACS_Codes_v2.xlsx"
     book.save(path)
     return path
+
+
+def read(book: Path, strict: bool = False) -> tuple[list[Clip], list[Defect]]:
+    """The clips of a workbook of SAMM."""
+    return FORMATS["samm"].read(book.parent, book, strict=strict)
 
 
 def only_defect(tmp_path: Path, cells: Sequence[Any]) -> tuple[list[Any], Any]:

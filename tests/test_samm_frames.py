@@ -105,7 +105,7 @@ def test_nothing_near_enough_costs_the_clip(tmp_path: Path) -> None:
     assert "copy it again" in defects[0].message
 
 
-@pytest.mark.parametrize(("exists", "words"), [(False, "does not exist"), (True, "no JPEG")])
+@pytest.mark.parametrize(("exists", "words"), [(False, "does not exist"), (True, "no frames")])
 def test_folder_without_frames(tmp_path: Path, exists: bool, words: str) -> None:
     """Missing and empty folders are told apart, named, and cost the clip."""
     folder = tmp_path / "006" / "006_1_2"

@@ -14,9 +14,9 @@ from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from memx_fast.samm import synthetic
-from memx_fast.samm.annotations import read
 from memx_fast.samm.dataset import load
 from memx_fast.samm.faces import Detector, cut
+from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.synthetic_cast import cast
 from memx_fast.samm.synthetic_muscles import EXPRESSIONS, MUSCLES, REACH, contract
 from memx_fast.samm.synthetic_scene import Course, Person
@@ -145,7 +145,7 @@ def test_two_wrong_apexes_are_repaired(tmp_path: Path) -> None:
     """They are where the released workbook has them, and the loader's rules give the truth back."""
     path = tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx"
     write_workbook(path, PLANNED)
-    clips, defects = read(path)
+    clips, defects = FORMATS["samm"].read(tmp_path, path)
     assert [(defect.clip, defect.kind) for defect in defects] == [
         ("028_4_1", "apex outside"),
         ("032_3_1", "apex outside"),

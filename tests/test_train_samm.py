@@ -12,9 +12,9 @@ import pytest
 
 from memx_fast import train_samm
 from memx_fast.samm import checkpoints, report, runs
-from memx_fast.samm.annotations import find_workbook
 from memx_fast.samm.files import replacing
 from memx_fast.samm.folds import Fold
+from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.network import ShallowConvLSTM
 from memx_fast.samm.report import FoldResult, Outcome, Report
@@ -169,7 +169,7 @@ def test_other_labels_are_another_run(
     assert train(cache, "--data", data, "--out", out, "--epochs", "1") == 0
     monkeypatch.chdir(tmp_path)
     assert train(cache, "--data", "SAMM data", "--out", out, "--epochs", "1") == 0
-    book = find_workbook(data)
+    book = FORMATS["samm"].find_workbook(data)
     sheet = openpyxl.load_workbook(book)
     cells = [cell for rows in sheet.active.iter_rows() for cell in rows]
     next(cell for cell in cells if cell.value == "Anger").value = "Happiness"

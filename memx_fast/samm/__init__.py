@@ -1,7 +1,8 @@
 """Micro-expression laboratory: from annotated high-speed video of faces to a judged classifier.
 
-The data half reads the SAMM release, or the built-in data set drawn in the same format:
-``annotations`` (the workbook), ``sampling`` (which frames of a clip), ``frames`` (image files),
+The data half reads the SAMM release and others, or the built-in data set drawn in the same format:
+``formats`` (a module a data set: its workbook and folders), ``tables`` (workbooks), ``annotations``
+(what is known of a clip), ``sampling`` (which frames of a clip), ``frames`` (image files),
 ``faces`` (where to crop), ``dataset`` (all of it in one call), ``cache`` (done once), ``synthetic``
 (the built-in data). ``flow_images`` reads folders of ready optical flow instead.
 

@@ -1,4 +1,4 @@
-"""A SAMM data set in memory: clips, the frames that stand for them, what was wrong with them."""
+"""A data set in memory: clips, the frames that stand for them, what was wrong with them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from memx_fast.samm import cache, faces
 from memx_fast.samm import frames as image_files
-from memx_fast.samm.annotations import Clip, Defect, find_workbook, refuse
-from memx_fast.samm.annotations import read as read_workbook
+from memx_fast.samm.annotations import Clip, Defect, refuse
+from memx_fast.samm.formats import open_format
 from memx_fast.samm.progress import bar
 from memx_fast.samm.sampling import sample
 
-_VERSION = 1
+_VERSION = 2
 """Part of every cache key: to be raised whenever the same files and settings give other frames."""
 
 _log = logging.getLogger(__name__)
@@ -75,19 +75,20 @@ def load(
     channels: int = 1,
     crop: bool = True,
     strict: bool = False,
+    dataset: str | None = None,
     workbook: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> ClipSet:
-    """Read a data set in the format of the SAMM release.
+    """Read a data set in one of the formats of :data:`memx_fast.samm.formats.FORMATS`.
 
-    The frames are ``<root>/<subject>/<clip>/<subject>_<number>.jpg``, the annotations
-    ``<root>/*Micro_FACS_Codes*.xlsx``. The frames that :func:`memx_fast.samm.sampling.sample`
-    chooses from each clip are decoded, cropped to one square box around the face, and resized.
+    The frames that :func:`memx_fast.samm.sampling.sample` chooses from each clip are decoded,
+    cropped to one square box around the face, and resized.
 
-    Defects in the data are logged, repaired by the rules of :func:`memx_fast.samm.annotations.read`
-    and :func:`memx_fast.samm.frames.read`, and never stop other clips. One more rule, *no face*: if
-    no face is found in any of the chosen frames, the largest square in the middle is used.
+    Defects in the data are logged, repaired by the rules of
+    :meth:`memx_fast.samm.formats.Format.read` and :func:`memx_fast.samm.frames.read`, and never
+    stop other clips. One more rule, *no face*: if no face is found in any of the chosen frames, the
+    largest square in the middle is used.
 
     The result is kept in ``cache_dir``; it is used again as long as the workbook's content, the
     names, sizes and times of the frame files, and the settings are the same.
@@ -99,6 +100,7 @@ def load(
         channels: 1 for greys, 3 for red, green, blue.
         crop: False resizes the whole frame instead of the face.
         strict: refuse data with any defect.
+        dataset: its format; by default it is recognised by the workbook.
         workbook: the annotations, if they are not directly in ``root`` under their usual name.
         cache_dir: where to keep the result; by default ``$XDG_CACHE_HOME/memx_fast`` or
             ``~/.cache/memx_fast``.
@@ -114,16 +116,11 @@ def load(
     """
     settings = _Settings(size, frames, channels, crop)
     root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"root: {root} is no folder; expected the folder of a data set in the format of SAMM, "
-            "with the workbook of annotations and a folder for each subject"
-        )
-    book = find_workbook(root) if workbook is None else Path(workbook)
-    clips, defects = read_workbook(book, strict=strict)
+    form, book = open_format(root, dataset, None if workbook is None else Path(workbook))
+    clips, defects = form.read(root, book, strict=strict)
 
     entry = Path(cache_dir) if cache_dir is not None else cache.default_folder()
-    entry /= f"samm-{_key(book, root, clips, settings)}.frames"
+    entry /= f"{form.name}-{_key(book, root, clips, settings)}.frames"
     found = _from_cache(entry)
     if found is None:
         found = _decode(root, clips, settings, progress)
@@ -177,8 +174,10 @@ def _key(book: Path, root: Path, clips: Sequence[Clip], settings: _Settings) -> 
     facts.append(str(root.resolve()))  # messages name files by it
     digest.update(json.dumps(facts).encode())
     digest.update(hashlib.sha256(book.read_bytes()).digest())
+    listings = {folder: _listing(folder) for folder in {image_files.folder(root, c) for c in clips}}
     for clip in clips:
-        digest.update(json.dumps([clip.name, _listing(image_files.folder(root, clip))]).encode())
+        folder = image_files.folder(root, clip)
+        digest.update(json.dumps([clip.name, listings[folder]]).encode())
     return digest.hexdigest()[:32]
 
 

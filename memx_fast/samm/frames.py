@@ -1,13 +1,14 @@
-"""The image files of a clip: ``<root>/<subject>/<clip>/<subject>_<number>.jpg``.
+"""The image files of a clip: in SAMM ``<root>/<subject>/<clip>/<subject>_<number>.jpg``.
 
-The number counts the frames of the recording that the clip was cut from, and is padded with zeros
-to four digits in some files and to five in others. Names are therefore never built, only listed
-and read: the last run of digits in a name is its frame number.
+The number counts the frames of the recording that the clip was cut from, or those of the clip. In
+SAMM it is padded with zeros to four digits in some files and to five in others. Names are therefore
+never built, only listed and read: the last run of digits in a name is its frame number.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,20 @@ Image = npt.NDArray[np.uint8]
 REACH = 3
 """How far away (15 ms at 200 frames a second) another frame may stand in for a missing one."""
 
-_SUFFIXES = (".jpg", ".jpeg")
+_SUFFIXES = (".jpg", ".jpeg", ".bmp", ".png")
 _LAST_DIGITS = re.compile(r"(\d+)\D*$")
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR_RGB}
 
 
 def folder(root: Path, clip: Clip) -> Path:
     """Where the frames of a clip are."""
-    return root / clip.subject / clip.name
+    return root / (clip.folder or f"{clip.subject}/{clip.name}")
 
 
 def index(path: Path) -> dict[int, Path]:
     """The frames in a folder by their numbers; empty if it has none or does not exist.
 
-    Hidden files and other files than JPEG are passed over. Of two files with the same number
+    Hidden files and other files than images are passed over. Of two files with the same number
     (padded differently) the first in alphabetical order counts.
     """
     if not path.is_dir():
@@ -98,9 +99,7 @@ def read(
     path = folder(root, clip)
     files = index(path)
     if not files:
-        state = "has no JPEG frames" if path.is_dir() else "does not exist"
-        message = f"{path} {state}; copy the clip's frames there"
-        return None, [Defect(clip.name, "no frames", message, LEFT_OUT)]
+        return None, [_no_frames(clip, path)]
 
     reader = _Reader(clip, path, files, channels)
     images = [reader.read(number) for number in numbers]
@@ -113,6 +112,43 @@ def read(
         message = f"frames in {path} differ in size: {listing}; restore the original files"
         return None, [*reader.defects, Defect(clip.name, "frame size", message, LEFT_OUT)]
     return whole, reader.defects
+
+
+def missing(root: Path, clip: Clip) -> list[Defect]:
+    """What :func:`read` would find missing of onset, apex and offset; nothing is decoded."""
+    path = folder(root, clip)
+    files = index(path)
+    if not files:
+        return [_no_frames(clip, path)]
+    defects = []
+    for number in dict.fromkeys((clip.onset, clip.apex, clip.offset)):
+        if number not in files:
+            defects.append(_no_frame(clip, path, number, _stand_in(number, files.__contains__)))
+    return defects
+
+
+def _no_frames(clip: Clip, path: Path) -> Defect:
+    state = "has no frames" if path.is_dir() else "does not exist"
+    message = f"{path} {state}; copy the clip's frames there"
+    return Defect(clip.name, "no frames", message, LEFT_OUT)
+
+
+def _no_frame(clip: Clip, path: Path, number: int, stand_in: int | None) -> Defect:
+    message = f"frame {number} is not in {path}; copy it again"
+    return Defect(clip.name, "missing frame", *_replacement(message, stand_in))
+
+
+def _stand_in(number: int, serves: Callable[[int], bool]) -> int | None:
+    """The nearest frame that serves instead, of two equally near ones the earlier; or None."""
+    nearby = [number + side * distance for distance in range(1, REACH + 1) for side in (-1, 1)]
+    return next(filter(serves, nearby), None)
+
+
+def _replacement(message: str, stand_in: int | None) -> tuple[str, str]:
+    """Message and repair."""
+    if stand_in is None:
+        return f"{message} (nor is any frame within {REACH} of it readable)", LEFT_OUT
+    return message, f"frame {stand_in} is used"
 
 
 class _Reader:
@@ -149,18 +185,11 @@ class _Reader:
         return self._decoded[number]
 
     def _substitute(self, number: int) -> Image | None:
-        nearby = [number + side * distance for distance in range(1, REACH + 1) for side in (-1, 1)]
-        stand_in = next((other for other in nearby if self._decode(other) is not None), None)
+        stand_in = _stand_in(number, lambda other: self._decode(other) is not None)
         if number in self._files:
-            kind = "unreadable frame"
             message = f"{self._files[number]} cannot be read ({self._problems[number]}); restore it"
+            replacement = _replacement(message, stand_in)
+            self.defects.append(Defect(self._clip.name, "unreadable frame", *replacement))
         else:
-            kind = "missing frame"
-            message = f"frame {number} is not in {self._path}; copy it again"
-        if stand_in is None:
-            message += f" (nor is any frame within {REACH} of it readable)"
-            repair = LEFT_OUT
-        else:
-            repair = f"frame {stand_in} is used"
-        self.defects.append(Defect(self._clip.name, kind, message, repair))
+            self.defects.append(_no_frame(self._clip, self._path, number, stand_in))
         return None if stand_in is None else self._decoded[stand_in]
