@@ -15,11 +15,14 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 
 from memx_fast.samm import synthetic_table
 from memx_fast.samm.progress import bar
@@ -53,24 +56,30 @@ class _Settings:
     full_size_clips: int
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(side, int) for side in self.frame_size)
-        if not whole or len(self.frame_size) != 2 or min(self.frame_size) < _SMALLEST_FRAME:
-            raise ValueError(
-                f"frame_size: got {self.frame_size}, expected (width, height), "
-                f"both whole numbers of at least {_SMALLEST_FRAME} pixels"
-            )
-        if not 0 <= self.motion <= _STRONGEST_MOTION:
-            raise ValueError(
-                f"motion: got {self.motion}, expected a number from 0 to {_STRONGEST_MOTION}"
-            )
-        for name in ("seed", "full_size_clips"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number >= 0")
+        check_drawing(self.frame_size, self.motion, self.seed)
+        _check_count("full_size_clips", self.full_size_clips)
 
     def marker(self) -> str:
         """The text of the marker file."""
         return json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n"
+
+
+def check_drawing(frame_size: tuple[int, int], motion: float, seed: int) -> None:
+    """Refuse with a ``ValueError`` what no person can be drawn with."""
+    whole = all(isinstance(side, int) for side in frame_size)
+    if not whole or len(frame_size) != 2 or min(frame_size) < _SMALLEST_FRAME:
+        raise ValueError(
+            f"frame_size: got {frame_size}, expected (width, height), "
+            f"both whole numbers of at least {_SMALLEST_FRAME} pixels"
+        )
+    if not 0 <= motion <= _STRONGEST_MOTION:
+        raise ValueError(f"motion: got {motion}, expected a number from 0 to {_STRONGEST_MOTION}")
+    _check_count("seed", seed)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number >= 0")
 
 
 def generate(
@@ -105,37 +114,64 @@ def generate(
     settings = _Settings(frame_size, float(motion), seed, full_size_clips)
     if workers is not None and workers < 1:
         raise ValueError(f"workers: got {workers}, expected at least 1")
-    root = Path(root).absolute()
-    if _is_finished(root, settings):
+    jobs = workers or len(os.sched_getaffinity(0))
+    write_once(
+        Path(root), settings.marker(), lambda folder: _write(folder, settings, jobs, progress)
+    )
+
+
+def write_once(root: Path, marker: str, write: Callable[[Path], None]) -> None:
+    """Make a folder of data, whole or not at all; one that is there already is left as it is.
+
+    Args:
+        root: folder to make.
+        marker: all that decides what is in it; kept there as :data:`MARKER`.
+        write: fills the folder that it is given.
+
+    Raises:
+        ValueError: ``root`` holds something else.
+    """
+    root = root.absolute()
+    if _is_finished(root, marker):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
     try:
         unfinished.mkdir()
-        _write(unfinished, settings, workers or len(os.sched_getaffinity(0)), progress)
+        write(unfinished)
+        (unfinished / MARKER).write_text(marker, encoding="utf-8")
         try:
             os.replace(unfinished, root)
         except OSError:
             # Another process may have finished the same data set in the meantime.
-            if not _is_finished(root, settings):
+            if not _is_finished(root, marker):
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     _log.info("wrote the built-in data set to %s", root)
 
 
-def _is_finished(root: Path, settings: _Settings) -> bool:
+def write_frame(path: Path, frame: npt.NDArray[np.uint8]) -> None:
+    """Write a frame as JPEG."""
+    encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not encoded:
+        raise RuntimeError(f"OpenCV cannot encode a frame of {frame.shape}")
+    # Not data.tofile(): it does not notice a full disk.
+    path.write_bytes(data.tobytes())
+
+
+def _is_finished(root: Path, marker: str) -> bool:
     """Whether ``root`` holds the data set already; an error if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    marker = root / MARKER
-    if not marker.is_file():
+    path = root / MARKER
+    if not path.is_file():
         raise ValueError(
             f"root: {root} exists and is not the built-in data set; choose another folder"
         )
-    if marker.read_text(encoding="utf-8") != settings.marker():
+    if path.read_text(encoding="utf-8") != marker:
         raise ValueError(
-            f"root: {root} holds the built-in data set with other settings (see {marker}); "
+            f"root: {root} holds the built-in data set with other settings (see {path}); "
             "delete it or choose another folder"
         )
     return True
@@ -167,7 +203,6 @@ def _write(root: Path, settings: _Settings, workers: int, progress: bool) -> Non
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    (root / MARKER).write_text(settings.marker(), encoding="utf-8")
 
 
 def _write_subject(
@@ -197,10 +232,5 @@ def _write_subject(
         # A seed that names the clip: nothing may depend on the order of work.
         film = person.film(course, [settings.seed, 3, *map(int, clip.name.split("_"))])
         for number, frame in enumerate(film, start=clip.onset):
-            encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-            if not encoded:
-                raise RuntimeError(f"OpenCV cannot encode a frame of {frame.shape}")
-            # Not data.tofile(): it does not notice a full disk.
-            path = folder / f"{clip.subject}_{number:0{row.digits}d}.jpg"
-            path.write_bytes(data.tobytes())
+            write_frame(folder / f"{clip.subject}_{number:0{row.digits}d}.jpg", frame)
     return len(rows)

@@ -80,6 +80,8 @@ class Mmew(Format):
 
 def _folder(tree: Tree, name: str, emotion: str) -> str:
     """Where a clip is: preferably where its emotion's clips are."""
-    place = tree.base(_PLACES, "|".join(Mmew.emotions)) or _PLACES[1]
+    place = tree.base(_PLACES, "|".join(Mmew.emotions))
+    if place is None:
+        place = "Micro_Expression"
     found = [tree.find(place, folder, name) for folder in (emotion, *tree.folders(place))]
     return next(filter(None, found), joined(place, emotion, name))
