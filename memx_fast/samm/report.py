@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from memx_fast.samm import composite
+from memx_fast.samm.composite import FoldLabels
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.labels import Integers, Task
 from memx_fast.samm.metrics import Scores, confusion, score
@@ -110,9 +112,16 @@ class Report:
         task: the classes.
         labels: of all clips, (N,).
         results: one a fold.
+        datasets: where each clip is from; by default SAMM.
     """
 
-    def __init__(self, task: Task, labels: Integers, results: Sequence[FoldResult]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        labels: Integers,
+        results: Sequence[FoldResult],
+        datasets: Sequence[str] = (),
+    ) -> None:
         self.task = task
         self.labels = labels
         self.results = list(results)
@@ -122,13 +131,33 @@ class Report:
         self.pooled = score(self.truth, self.predicted)
         self.majority = score(self.truth, self.majority_predicted)
         self.confusion = confusion(self.truth, self.predicted, len(task.classes))
+        self.parts: list[composite.Part] = []
+        if len(set(datasets)) > 1:
+            found = [
+                FoldLabels(result.fold.test, result.predicted, result.majority(labels))
+                for result in self.results
+            ]
+            self.parts = composite.parts(task.classes, labels, datasets, found)
+        self._of_the_paper = set(datasets) <= {"samm"}
 
     def text(self) -> str:
         """The tables for the screen, percentages."""
-        return "\n\n".join([self._scores_table(), self._confusion_table(), self._paper_table()])
+        tables = [self._scores_table()]
+        if self.parts:
+            tables.append(composite.text(self.parts))
+        tables.append(self._confusion_table())
+        if self._of_the_paper:
+            tables.append(self._paper_table())
+        return "\n\n".join(tables)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values; shares from 0 to 1, rows of the confusion are the truth."""
+        further: dict[str, Any] = {}
+        if self.parts:
+            further["megc_2019"] = composite.as_json(self.parts)
+        if self._of_the_paper:
+            figures = [asdict(line) for line in PUBLISHED[len(self.task.classes)]]
+            further["paper"] = {"source": PAPER, "figures": figures}
         return {
             "classes": list(self.task.classes),
             "pooled": asdict(self.pooled),
@@ -143,10 +172,7 @@ class Report:
                 }
                 for result in self.results
             ],
-            "paper": {
-                "source": PAPER,
-                "figures": [asdict(line) for line in PUBLISHED[len(self.task.classes)]],
-            },
+            **further,
         }
 
     def predictions(self, names: Sequence[str]) -> list[dict[str, Any]]:

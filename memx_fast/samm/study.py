@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memx_fast.samm import augmentation, dataset, folds, synthetic
+from memx_fast.samm import augmentation, dataset, folds, miniatures, synthetic
 from memx_fast.samm.annotations import Clip, Defect
+from memx_fast.samm.dataset import ClipSet
 from memx_fast.samm.folds import Fold
+from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.labels import TASKS, Integers, Task, taking_part
 from memx_fast.samm.methods.interface import Input, Method
 from memx_fast.samm.sampling import sample
@@ -24,12 +28,38 @@ from memx_fast.samm.training import Examples
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where clips come from; everything but ``cache_dir`` and ``progress`` decides what they are.
+class AnySource(ABC):
+    """Where clips come from.
 
     Attributes:
-        root: folder of the SAMM release, or None for the built-in data.
+        tasks: the numbers of classes that there can be.
+        protocols: how its clips can be dealt out, the usual way first.
+    """
+
+    tasks: ClassVar[Collection[int]] = tuple(TASKS)
+    protocols: ClassVar[Sequence[str]] = folds.PROTOCOLS
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For the names of folders."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """For people."""
+
+    @abstractmethod
+    def load(self, wanted: Input) -> ClipSet:
+        """All clips, their frames as a method wants them."""
+
+
+@dataclass(frozen=True)
+class Source(AnySource):
+    """One data set; everything but ``cache_dir`` and ``progress`` decides what its clips are.
+
+    Attributes:
+        root: folder of the release, or None for the built-in data.
         cache_dir: where decoded frames and the built-in data are kept.
         workbook: the annotations, if not found in ``root``.
         crop: cut the face out, or resize the whole frame.
@@ -37,6 +67,7 @@ class Source:
         motion: of the built-in data: strength of the movement.
         frame_size: of the built-in data: width and height of its frames, pixels.
         progress: show bars.
+        dataset: its format; None recognises that of a folder, and draws built-in data like SAMM.
     """
 
     root: Path | None
@@ -47,31 +78,40 @@ class Source:
     motion: float = 1.0
     frame_size: tuple[int, int] = (340, 272)
     progress: bool = True
+    dataset: str | None = None
 
     @property
     def name(self) -> str:
         """For the names of folders."""
-        return "built-in" if self.root is None else self.root.resolve().name
+        if self.root is not None:
+            return self.root.resolve().name
+        return f"built-in-{self.dataset}" if self._miniature else "built-in"
 
     @property
     def place(self) -> str:
         """For people."""
-        if self.root is None:
-            return f"built-in drawn faces, motion {self.motion:g}"
-        return str(self.root.resolve())
+        if self.root is not None:
+            return str(self.root.resolve())
+        like = f" in the format of {FORMATS[self._miniature].title}" if self._miniature else ""
+        return f"built-in drawn faces{like}, motion {self.motion:g}"
 
     def folder(self) -> Path:
         """Where the data is; the built-in one is drawn first, if need be."""
         if self.root is not None:
             return self.root
         width, height = self.frame_size
-        root = self.cache_dir / f"built-in-{width}x{height}-motion-{self.motion:g}"
-        synthetic.generate(
-            root, frame_size=self.frame_size, motion=self.motion, progress=self.progress
-        )
+        root = self.cache_dir / f"{self.name}-{width}x{height}-motion-{self.motion:g}"
+        if self._miniature:
+            miniatures.generate(
+                root, self._miniature, frame_size=self.frame_size, motion=self.motion
+            )
+        else:
+            synthetic.generate(
+                root, frame_size=self.frame_size, motion=self.motion, progress=self.progress
+            )
         return root
 
-    def load(self, wanted: Input) -> dataset.ClipSet:
+    def load(self, wanted: Input) -> ClipSet:
         """All clips, their frames as a method wants them."""
         return dataset.load(
             self.folder(),
@@ -80,10 +120,17 @@ class Source:
             channels=wanted.channels,
             crop=self.crop,
             strict=self.strict,
+            dataset=self.dataset,
             workbook=self.workbook,
             cache_dir=self.cache_dir,
             progress=self.progress,
         )
+
+    @property
+    def _miniature(self) -> str:
+        """The format that is drawn small; empty for that of SAMM."""
+        wanted = self.dataset or ""
+        return wanted if wanted in miniatures.MINIATURES else ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +230,9 @@ class Study:
         return (altered * 255).round().byte()
 
 
-def open_study(source: Source, classes: int, protocol: Protocol, inputs: Sequence[Input]) -> Study:
+def open_study(
+    source: AnySource, classes: int, protocol: Protocol, inputs: Sequence[Input]
+) -> Study:
     """Read the clips and deal them out.
 
     Clips that cannot be read for one of the inputs take no part for any.
@@ -195,8 +244,15 @@ def open_study(source: Source, classes: int, protocol: Protocol, inputs: Sequenc
         inputs: what the methods want to see.
 
     Raises:
-        FileNotFoundError, ValueError: the data cannot be used, or the protocol does not fit it.
+        FileNotFoundError, ValueError: the data cannot be used, or task or protocol do not fit it.
     """
+    for name, value, expected in (
+        ("classes", classes, source.tasks),
+        ("protocol", protocol.kind, source.protocols),
+    ):
+        if value not in expected:
+            choice = " or ".join(map(str, expected))
+            raise ValueError(f"{name}: got {value}, expected {choice} for {source.place}")
     task = TASKS[classes]
     found = {wanted: source.load(wanted) for wanted in dict.fromkeys(inputs)}
     readable = set.intersection(*({clip.name for clip in clips.clips} for clips in found.values()))

@@ -17,9 +17,11 @@ import torch
 import memx_fast
 from memx_fast import backends
 from memx_fast.samm import cache, dataset
+from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.methods import Machine, Method, Progress
 from memx_fast.samm.progress import bar
+from memx_fast.samm.sources import Composite
 from memx_fast.samm.study import Source
 from memx_fast.samm.training import Epoch
 
@@ -35,15 +37,27 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def add_data_options(group: Any) -> None:
     """Options that :func:`source` reads."""
+    titles = ", ".join(f"{form.name} ({form.title})" for form in FORMATS.values())
     group.add_argument(
         "--data",
         type=Path,
+        nargs="+",
         metavar="FOLDER",
-        help="the SAMM release: workbook and <subject>/<clip>/*.jpg; without it, built-in drawn "
-        "faces in the same format",
+        help="the SAMM release or another, each with its workbook; without it, built-in drawn "
+        "faces in the same format; several make one composite study",
     )
     group.add_argument(
-        "--workbook", type=Path, metavar="FILE", help="annotations, if not found in the folder"
+        "--dataset",
+        nargs="+",
+        metavar="NAME",
+        help=f"format of each: {titles}; by default recognised by the workbook",
+    )
+    group.add_argument(
+        "--workbook",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="annotations of each, if not found in the folder",
     )
     group.add_argument(
         "--crop",
@@ -85,18 +99,41 @@ def add_running_options(group: Any) -> None:
     group.add_argument("--backend", default="auto", help="engine of the ConvLSTM")
 
 
-def source(options: argparse.Namespace, *, progress: bool = True) -> Source:
-    """The data that was asked for."""
-    return Source(
-        options.data,
-        options.cache_dir,
-        options.workbook,
-        options.crop,
-        options.strict,
-        options.motion,
-        options.frame_size,
-        progress,
+def source(options: argparse.Namespace, *, progress: bool = True) -> Source | Composite:
+    """The data that was asked for.
+
+    Raises:
+        ValueError: formats or workbooks are not one for each data set.
+    """
+    folders, formats, workbooks = options.data or [], options.dataset or [], options.workbook or []
+    count = len(folders) or len(formats) or 1
+    for name, values in (("dataset", formats), ("workbook", workbooks)):
+        if values and len(values) != count:
+            raise ValueError(
+                f"{name}: got {len(values)} for {count} data set{'s' * (count > 1)}, expected one "
+                "for each, or none"
+            )
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"dataset: got {name!r}, expected one of {', '.join(FORMATS)}")
+    nothing = [None] * count
+    sources = tuple(
+        Source(
+            folder,
+            options.cache_dir,
+            workbook,
+            options.crop,
+            options.strict,
+            options.motion,
+            options.frame_size,
+            progress,
+            dataset,
+        )
+        for folder, dataset, workbook in zip(
+            folders or nothing, formats or nothing, workbooks or nothing, strict=True
+        )
     )
+    return sources[0] if count == 1 else Composite(sources)
 
 
 def machine(options: argparse.Namespace, *, shards: bool = False) -> Machine:

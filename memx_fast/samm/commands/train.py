@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     machine = shared.machine(options)
     method = _method(options, machine)
     source = shared.source(options)
-    protocol = Protocol(options.protocol, options.folds, options.seed)
+    protocol = Protocol(options.protocol or source.protocols[0], options.folds, options.seed)
     study = open_study(source, options.classes, protocol, [method.input])
 
     settings = settings_of(study, method, options.crop)
@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
         outcome = place.outcome(number) or _train_fold(place, number, study, method, card)
         results.append(FoldResult(fold, outcome))
 
-    report = Report(study.task, study.labels, results)
+    datasets = [clip.dataset for clip in study.clips]
+    report = Report(study.task, study.labels, results, datasets)
     facts = {
         "data": source.place,
         "settings": settings,
@@ -169,9 +170,8 @@ def _add_training_options(group: Any) -> None:
     group.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        default="folds",
         help="loso leaves one subject out at a time; paper-like decides on the test clips, and "
-        "shows how much that adds",
+        "shows how much that adds (default: folds; of several data sets, loso)",
     )
     group.add_argument("--folds", type=int, default=5, help="folds, without a subject in two")
     _add_setting(group, "epochs", "at most so many")
