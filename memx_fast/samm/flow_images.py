@@ -6,9 +6,10 @@ out, and the class is a folder's name::
     <root>/<subject>/u_train/<class>/<picture>.png    all other subjects
     <root>/<subject>/u_test/<class>/<picture>.png     this one
 
-The data sets may each have a folder around that. In the flat layout all pictures lie in one folder
-as ``<subject>_<clip>.png`` (often with a blank before the dot), and a table beside it says what
-they show: a CSV with the columns ``sub``, ``filename_o`` and ``label``.
+The data sets may each have a folder around that; if there are several, the subjects of each get its
+name in front, because the same number is not the same person. In the flat layout all pictures lie
+in one folder as ``<subject>_<clip>.png`` (often with a blank before the dot), and a table beside it
+says what they show: a CSV with the columns ``sub``, ``filename_o`` and ``label``.
 
 A picture's red, green and blue are the horizontal flow u, the vertical flow v and the optical
 strain, onset to apex, each scaled to 0..255. Classes are those of MEGC 2019: 0 negative, 1
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,7 @@ class FlowImages:
         subjects: who is in each, (N,).
         names: of the clips, (N,); no two of a subject are the same.
         defects: everything found wrong, those pictures included that were left out.
+        datasets: the folder of the data set that each is in, (N,); empty if there are no several.
     """
 
     images: npt.NDArray[np.uint8]
@@ -57,6 +59,7 @@ class FlowImages:
     subjects: list[str]
     names: list[str]
     defects: list[Defect]
+    datasets: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,6 +71,7 @@ class _Entry:
     subject: str
     name: str
     label: str
+    dataset: str = ""
 
 
 def load(root: Path) -> FlowImages:
@@ -92,7 +96,7 @@ def load(root: Path) -> FlowImages:
     if not root.is_dir():
         raise FileNotFoundError(f"root: {root} is no folder; expected one of 28x28 flow pictures")
     nested = sorted(path for path in root.rglob(_TEST) if path.is_dir())
-    entries = _nested(nested) if nested else _flat(root)
+    entries = _nested(root, nested) if nested else _flat(root)
     kept: dict[tuple[str, str], tuple[_Entry, npt.NDArray[np.uint8]]] = {}
     defects: list[Defect] = []
     for entry in sorted(entries, key=lambda entry: (entry.subject, entry.name)):
@@ -122,6 +126,7 @@ def load(root: Path) -> FlowImages:
         [entry.subject for entry in found],
         [entry.name for entry in found],
         defects,
+        [entry.dataset for entry in found if entry.dataset],
     )
 
 
@@ -130,10 +135,16 @@ def write(root: Path, clips: FlowImages, *, nested: bool) -> None:
 
     Args:
         root: folder to fill; made if need be.
-        clips: what to write; its defects are not.
+        clips: what to write, of one data set; its defects are not.
         nested: the layout with a split a subject, which holds every picture once for each of them,
             or the flat one with ``labels.csv``.
+
+    Raises:
+        ValueError: the clips are of several data sets.
     """
+    if clips.datasets:
+        names = ", ".join(sorted(set(clips.datasets)))
+        raise ValueError(f"clips: got those of {names}, expected one data set")
     images = np.moveaxis(clips.images, 1, -1)
     rows = list(zip(images, clips.labels, clips.subjects, clips.names, strict=True))
     if not nested:
@@ -153,12 +164,18 @@ def write(root: Path, clips: FlowImages, *, nested: bool) -> None:
             _write_picture(folder / f"{subject}_{name}.png", image)
 
 
-def _nested(folders: list[Path]) -> Iterator[_Entry]:
+def _nested(root: Path, folders: list[Path]) -> Iterator[_Entry]:
     """Every subject is the test side once, and nobody else is then: those pictures are all."""
+    several = len({folder.parent.parent for folder in folders}) > 1
     for folder in folders:
-        subject = folder.parent.name
+        person = folder.parent.name
+        dataset = ""
+        if several:
+            dataset = folder.parent.parent.relative_to(root.parent).as_posix()
+            dataset = dataset.removeprefix(f"{root.name}/")
+        subject = f"{dataset}/{person}" if dataset else person
         for path in sorted(folder.glob("*/*.png")):
-            yield _Entry(path, subject, _clip(path, subject), path.parent.name)
+            yield _Entry(path, subject, _clip(path, person), path.parent.name, dataset)
 
 
 def _flat(root: Path) -> Iterator[_Entry]:

@@ -174,7 +174,9 @@ class Study:
     _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
 
     def apexes(self, wanted: Input) -> Integers:
-        """Index of the apex among the frames of each clip, (N,)."""
+        """Index of the apex among the frames of each clip, (N,); 0 where a picture is all."""
+        if wanted.frames == 1:
+            return np.zeros(len(self.clips), dtype=np.int64)
         numbers = [
             sample(clip.onset, clip.apex, clip.offset, wanted.frames).index(clip.apex)
             for clip in self.clips

@@ -22,7 +22,8 @@ from memx_fast.samm.methods.by_network import NetworkMethod
 from memx_fast.samm.methods.convlstm import Settings
 from memx_fast.samm.report import FoldResult, Outcome, Report
 from memx_fast.samm.runs import Run, card_of, settings_of, short_name
-from memx_fast.samm.study import Protocol, Study, open_study
+from memx_fast.samm.sources import FlowPictures
+from memx_fast.samm.study import AnySource, Protocol, Study, open_study
 from memx_fast.samm.training import seconds_a_step
 
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     machine = shared.machine(options)
     method = _method(options, machine)
-    source = shared.source(options)
+    source = _source(options)
     protocol = Protocol(options.protocol or source.protocols[0], options.folds, options.seed)
     study = open_study(source, options.classes, protocol, [method.input])
 
@@ -72,12 +73,33 @@ def run(options: argparse.Namespace) -> int:
 
 def _method(options: argparse.Namespace, machine: Machine) -> Method:
     """The method with the settings that were given; the others are its defaults."""
-    given = shared.assignments(options.set)
+    given: dict[str, Any] = dict(shared.assignments(options.set))
     for field in fields(Settings):
         value = getattr(options, field.name)
         if value is not None:
             given[field.name] = value
+    if options.flow_images is not None:
+        reason = METHODS[options.method].needs_frames
+        if reason:
+            able = ", ".join(name for name, kind in METHODS.items() if not kind.needs_frames)
+            raise ValueError(
+                f"flow-images: got {options.flow_images} for {options.method}, expected --method "
+                f"{able}; of {options.method}, {reason}"
+            )
+        given["flow"] = "ready"
+    elif given.get("flow") == "ready":
+        raise ValueError("flow: got ready, expected the folder with it as well (--flow-images)")
     return create(options.method, options.classes, given, machine)
+
+
+def _source(options: argparse.Namespace) -> AnySource:
+    """The data that was asked for: frames, or ready flow."""
+    if options.flow_images is None:
+        return shared.source(options)
+    for name in ("data", "dataset", "workbook"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"flow-images: got --{name} as well, expected one or the other")
+    return FlowPictures(options.flow_images, options.strict)
 
 
 def _introduce(study: Study, method: Method, run: Run) -> None:
@@ -129,6 +151,13 @@ def parser() -> argparse.ArgumentParser:
     )
     data = parser.add_argument_group("data")
     shared.add_data_options(data)
+    data.add_argument(
+        "--flow-images",
+        type=Path,
+        metavar="FOLDER",
+        help="instead of frames, ready pictures of u, v and strain, 28x28 pixels, in the layout of "
+        "STSTNet: <subject>/u_test/<class>/*.png, or *.png and a table; off-apexnet only",
+    )
     data.add_argument("--classes", type=int, choices=sorted(TASKS), default=3, help="task")
     _add_setting(data, "size", "height and width, pixels")
     _add_setting(data, "frames", "frames a clip")

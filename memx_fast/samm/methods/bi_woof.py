@@ -49,6 +49,7 @@ class BiWoof(SvmMethod):
     name = "bi-woof"
     title = "Bi-WOOF + SVM"
     source = "[16] of the paper"
+    needs_frames = "it needs flow in pixels, and such pictures are scaled, each by itself"
     deviations = (
         "Blocks do not overlap (in the authors' code, by one pixel).",
         "C of the SVM is chosen on the validation clips.",

@@ -30,6 +30,7 @@ class Majority(Method):
     name = "majority"
     title = "majority class"
     source = "a control"
+    needs_frames = "it looks at nothing, and its line is in every report"
     Settings = NoSettings
     _shares: Tensor
 

@@ -48,6 +48,7 @@ class Dssn(NetworkMethod):
     name = "dssn"
     title = "DSSN (truncated AlexNet)"
     source = "[20] of the paper"
+    needs_frames = "it needs flow of 227 x 227 pixels and its magnitude"
     deviations = (
         "No ImageNet weights: the convolutions start as He et al. (2015) have it.",
         "Classes are made even by mirrored copies; batches of 16, not 60; clips are shuffled.",

@@ -59,6 +59,7 @@ class Elrcn(NetworkMethod):
     name = "elrcn"
     title = "ELRCN (VGG-16 + LSTM)"
     source = "[23] of the paper"
+    needs_frames = "it needs the flow from every frame to the next"
     deviations = (
         "VGG-16 is not trained on the flow images; one network serves flow and strain.",
         "Features are standardised with the training clips' mean and deviation, and the classes "

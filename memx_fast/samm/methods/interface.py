@@ -28,7 +28,7 @@ class Input:
 
     Attributes:
         size: height and width, pixels.
-        frames: number of frames.
+        frames: number of frames; 1 means a ready picture of the motion instead of frames.
         channels: 1 for greys, 3 for red, green, blue.
     """
 
@@ -100,6 +100,8 @@ class Method(ABC):
         title: for tables.
         source: the paper it comes from, and its number in the list of the ConvLSTM paper.
         deviations: where this implementation departs from that paper, one sentence each.
+        needs_frames: why ready pictures of the flow cannot take the place of its frames; empty if
+            they can.
         Settings: dataclass of all that decides what it does, plain values with defaults.
         keeps_features: whether its features take so long that they, or what takes long in them, are
             kept in the machine's ``cache_dir``, clip by clip.
@@ -109,6 +111,7 @@ class Method(ABC):
     title: ClassVar[str]
     source: ClassVar[str]
     deviations: ClassVar[tuple[str, ...]] = ()
+    needs_frames: ClassVar[str] = "it sees the frames themselves"
     Settings: ClassVar[type[Any]]
     keeps_features: ClassVar[bool] = False
 

@@ -25,12 +25,20 @@ class Settings(Schedule):
 
     Attributes:
         size: height and width of the frames, pixels.
+        flow: ``"computed"`` from frames, or ``"ready"``: what comes are no frames but the pictures
+            of :mod:`memx_fast.samm.flow_images`.
     """
 
     epochs: int = 100
     patience: int = 25
     plateau: int = 10
     size: int = 128
+    flow: str = "computed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flow not in ("computed", "ready"):
+            raise ValueError(f"flow: got {self.flow!r}, expected computed or ready")
 
 
 class OffApexNet(NetworkMethod):
@@ -43,16 +51,21 @@ class OffApexNet(NetworkMethod):
         "At most 100 epochs instead of a fixed 3000: the epoch is chosen on the validation clips.",
         "Classes are made even by mirrored copies; the rate of dropout, not found, is 0.5.",
     )
+    needs_frames = ""
     Settings = Settings
     keeps_features = True
 
     @property
     def input(self) -> Input:
-        """Onset, apex and offset, the last one unused."""
+        """Onset, apex and offset, the last one unused; or one picture of u, v and strain."""
+        if self.settings.flow == "ready":
+            return Input(SIDE, 1, 3)
         return Input(self.settings.size, 3)
 
     def features(self, frames: Tensor, apexes: Integers) -> Tensor:
         """u, v and strain (N, 3, 28, 28), each image's channels to 0..1; the network uses u, v."""
+        if self.settings.flow == "ready":
+            return flow.scaled(frames[:, 0].float())
         motion = flow.onset_to_apex(frames, apexes, self.machine.cache_dir)
         return flow.scaled(F.interpolate(motion, (SIDE, SIDE), mode="area"))
 
