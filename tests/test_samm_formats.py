@@ -449,6 +449,9 @@ def test_recognised_by_the_columns(tmp_path: Path, name: str) -> None:
     openpyxl.Workbook().save(empty)
     with pytest.raises(ValueError, match="has the columns of none of samm, casme2"):
         open_format(root, workbook=empty)
+    empty.write_bytes(b"no zip archive")
+    with pytest.raises(ValueError, match=r"empty\.xlsx is no readable \.xlsx or \.csv"):
+        open_format(root, workbook=empty)
 
 
 def test_several_data_sets_in_one_folder(tmp_path: Path) -> None:

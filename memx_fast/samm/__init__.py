@@ -4,13 +4,15 @@ The data half reads the SAMM release and others, or the built-in data set drawn 
 ``formats`` (a module a data set: its workbook and folders), ``tables`` (workbooks), ``annotations``
 (what is known of a clip), ``sampling`` (which frames of a clip), ``frames`` (image files),
 ``faces`` (where to crop), ``dataset`` (all of it in one call), ``cache`` (done once), ``synthetic``
-(the built-in data). ``flow_images`` reads folders of ready optical flow instead.
+(the built-in data) and ``miniatures`` (small ones, in the other formats). ``flow_images`` reads
+folders of ready optical flow instead.
 
 The learning half is ``labels`` (tasks), ``folds``, ``study`` (clips and folds, the same for every
-method), ``augmentation``, ``flow`` (optical flow and strain), ``methods`` (all of them, behind one
-interface), ``network`` and ``vgg``, ``training`` (of a network on one fold), ``metrics``,
-``report``, ``plots``, ``runs`` (what is kept of a run, and how it goes on), ``checkpoints``
-(weights and states on disk), and ``command`` (what the commands have in common).
+method), ``sources`` (several data sets, or flow, for a study), ``augmentation``, ``flow`` (optical
+flow and strain), ``methods`` (all of them, behind one interface), ``network`` and ``vgg``,
+``training`` (of a network on one fold), ``metrics``, ``report``, ``composite`` (the figures of each
+of several data sets), ``plots``, ``runs`` (what is kept of a run, and how it goes on),
+``checkpoints`` (weights and states on disk), and ``commands`` (of the command line).
 """
 
 import importlib.util

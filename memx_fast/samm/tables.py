@@ -20,6 +20,10 @@ SUFFIXES = (".xlsx", ".csv")
 _NONE: Mapping[str, str] = {}
 
 
+class MissingColumns(ValueError):
+    """A file is a table, but of something else."""
+
+
 def rows(
     workbook: Path,
     columns: Mapping[str, str],
@@ -39,7 +43,8 @@ def rows(
         The number of the row, from 1, as a spreadsheet shows it, and its cells by key.
 
     Raises:
-        ValueError: the file is damaged, or no sheet of it has all columns.
+        MissingColumns: no sheet of the file has all columns.
+        ValueError: the file is damaged.
     """
     for cells in _sheets(workbook, sheet):
         header = _header(cells, columns, optional)
@@ -52,7 +57,7 @@ def rows(
                 yield position, dict.fromkeys(optional) | found
         return
     expected = ", ".join(columns.values())
-    raise ValueError(f"{workbook}: no sheet has a row with the columns {expected}")
+    raise MissingColumns(f"{workbook}: no sheet has a row with the columns {expected}")
 
 
 def text(cell: Any) -> str:

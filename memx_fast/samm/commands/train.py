@@ -142,10 +142,10 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train-samm",
         description=(
-            "Train the shallow ConvLSTM network for micro-expressions on SAMM, in five folds that "
-            "share no subject, and report what it is worth beside the majority class. The defaults "
-            "are the paper's protocol, where it gives one. A run that was interrupted goes on when "
-            "the same command is given again."
+            "Train the shallow ConvLSTM network, or another method, for micro-expressions on SAMM "
+            "or other data sets, in five folds that share no subject, and report what it is worth "
+            "beside the majority class. The defaults are the paper's protocol, where it gives one. "
+            "A run that was interrupted goes on when the same command is given again."
         ),
         formatter_class=shared.Help,
     )

@@ -111,6 +111,6 @@ def _format_of(workbook: Path) -> Format:
 def _has_columns(form: Format, workbook: Path) -> bool:
     try:
         next(tables.rows(workbook, form.columns), None)
-    except ValueError:
+    except tables.MissingColumns:
         return False
     return True
