@@ -130,8 +130,9 @@ class Format(ABC):
         - *emotion*: missing or none of :attr:`emotions`: the clip is left out. (Case and blanks
           are no defects.)
         - *frame number*: onset or offset missing or no whole number >= 0; *order*: offset before
-          onset. In a format whose folders hold one clip each (CASME II, MMEW) the number of the
-          last frame file serves as a wrong offset; otherwise the clip is left out.
+          onset; *offset outside*: offset after the last frame file, which is noticed in formats
+          whose folders hold one clip each, CASME II and MMEW. In those formats the number of the
+          last frame file takes the place of a wrong offset; otherwise the clip is left out.
         - *apex missing*, *apex outside* ``[onset, offset]``: if exactly one number inside differs
           from the given one in a single digit, that one is taken for a slip of the pen and used;
           otherwise the middle between onset and offset, rounded down.
@@ -199,17 +200,11 @@ class Format(ABC):
             expected = ", ".join(dict.fromkeys(self.emotions.values()))
             report("emotion", f"{entry.emotion!r} is none of {expected}", LEFT_OUT)
 
-        onset, offset = tables.whole_number(entry.onset), tables.whole_number(entry.offset)
+        onset = tables.whole_number(entry.onset)
         if onset is None:
             report("frame number", f"{entry.onset!r} is no onset frame number", LEFT_OUT)
-        if offset is None or (onset is not None and offset < onset):
-            kind, message = "frame number", f"{entry.offset!r} is no offset frame number"
-            if offset is not None:
-                kind = "order"
-                message = f"the offset {offset} comes before the onset {onset}"
-            offset = self._last_frame(entry, root, onset)
-            repair = LEFT_OUT if offset is None else f"the last frame there is, {offset}, is used"
-            report(kind, message, repair)
+        offset, defect = self._offset(entry, root, onset)
+        defects.extend(defect)
         if emotion is None or onset is None or offset is None:
             return None, defects
 
@@ -232,12 +227,25 @@ class Format(ABC):
             defects,
         )
 
-    def _last_frame(self, entry: Entry, root: Path, onset: int | None) -> int | None:
-        """What can stand in for a wrong offset, or None."""
-        if not self.folder_is_clip or onset is None:
-            return None
-        last = max(frames.index(root / entry.folder), default=-1)
-        return last if last >= onset else None
+    def _offset(
+        self, entry: Entry, root: Path, onset: int | None
+    ) -> tuple[int | None, list[Defect]]:
+        """The offset of an entry, None if it has none, and what is wrong with it."""
+        offset = tables.whole_number(entry.offset)
+        last = None
+        if self.folder_is_clip and onset is not None:
+            found = max(frames.index(root / entry.folder), default=-1)
+            last = found if found >= onset else None
+        if offset is None:
+            kind, message = "frame number", f"{entry.offset!r} is no offset frame number"
+        elif onset is not None and offset < onset:
+            kind, message = "order", f"the offset {offset} comes before the onset {onset}"
+        elif last is not None and offset > last:
+            kind, message = "offset outside", f"there is no frame {offset}, the offset"
+        else:
+            return offset, []
+        repair = LEFT_OUT if last is None else f"the last frame there is, {last}, is used"
+        return last, [Defect(entry.name, kind, message, repair)]
 
 
 def _is_note(row: Mapping[str, Any]) -> bool:
