@@ -410,6 +410,14 @@ def test_original_frames_before_cropped_ones(tmp_path: Path) -> None:
 
 
 @every_format
+def test_not_one_clip_can_be_read(tmp_path: Path, name: str) -> None:
+    """The message says where frames are expected."""
+    root = release(tmp_path / "data", name, [row(name)])
+    with pytest.raises(ValueError, match=re.escape(f"expected in {FORMATS[name].layout}")):
+        dataset.load(root, cache_dir=tmp_path)
+
+
+@every_format
 def test_check_lists_what_is_not_there(tmp_path: Path, name: str) -> None:
     """Folders and frames that are missing, by the rules of reading, without a look into a file."""
     root = release(tmp_path, name, [row(name), good(name, 2)])

@@ -133,7 +133,10 @@ def load(
         refuse(found.defects)
     if not found.clips:
         first = "; ".join(map(str, found.defects[:3]))
-        raise ValueError(f"root: not one clip of {root} can be read: {first or 'no rows'}")
+        raise ValueError(
+            f"root: not one clip of {root} can be read: {first or 'no rows'}; frames of "
+            f"{form.title} are expected in {form.layout}"
+        )
     return found
 
 

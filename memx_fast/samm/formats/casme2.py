@@ -66,13 +66,9 @@ class Casme2(Format):
             yield Defect(f"row {position}", "clip name", message, LEFT_OUT)
             return
         place = tree.base(_PLACES, r"sub\d+") or ""
-        yield Entry(
+        yield self.entry(
+            row,
             subject,
             f"{subject}_{name}",
             tree.find(place, subject, name) or joined(place, subject, name),
-            row["onset"],
-            row["apex"],
-            row["offset"],
-            row["emotion"],
-            text(row["action_units"]),
         )

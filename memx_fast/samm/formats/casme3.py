@@ -71,16 +71,7 @@ class Casme3(Format):
         subject = f"spNO.{int(match[1])}"
         onset = whole_number(row["onset"])
         name = f"{subject}_{letter}_" + (f"row {position}" if onset is None else f"{onset}")
-        yield Entry(
-            subject,
-            name,
-            _folder(tree, subject, letter, name),
-            row["onset"],
-            row["apex"],
-            row["offset"],
-            row["emotion"],
-            text(row["action_units"]),
-        )
+        yield self.entry(row, subject, name, _folder(tree, subject, letter, name))
 
 
 def _folder(tree: Tree, subject: str, letter: str, name: str) -> str:

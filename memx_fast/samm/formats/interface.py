@@ -84,6 +84,35 @@ class Format(ABC):
             tree: the folders of the data set.
         """
 
+    def entry(
+        self,
+        row: Mapping[str, Any],
+        subject: str,
+        name: str,
+        folder: str,
+        *,
+        expression: str = "",
+        defects: tuple[Defect, ...] = (),
+    ) -> Entry:
+        """A clip and what its row says about it.
+
+        Args:
+            row: cells.
+            subject, name, folder, defects: as in :class:`Entry`.
+            expression: what the keys of its onset and offset end in.
+        """
+        return Entry(
+            subject,
+            name,
+            folder,
+            row[f"onset{expression}"],
+            row.get("apex"),
+            row[f"offset{expression}"],
+            row["emotion"],
+            tables.text(row.get("action_units")),
+            defects,
+        )
+
     def is_workbook(self, path: Path) -> bool:
         """Whether a file is called as the workbook is."""
         return path.suffix.lower() in tables.SUFFIXES and self._is_named(path)

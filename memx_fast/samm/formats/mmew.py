@@ -65,16 +65,12 @@ class Mmew(Format):
         if not given.isdecimal() or int(given) != int(match[1]):
             message = f"the column Subject says {text(row['subject'])!r}"
             defects = (Defect(name, "subject", message, f"'S{match[1]}' is used"),)
-        yield Entry(
+        yield self.entry(
+            row,
             f"S{match[1]}",
             name,
             _folder(tree, name, text(row["emotion"]).strip()),
-            row["onset"],
-            row["apex"],
-            row["offset"],
-            row["emotion"],
-            text(row["action_units"]),
-            defects,
+            defects=defects,
         )
 
 

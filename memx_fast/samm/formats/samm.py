@@ -60,14 +60,4 @@ class Samm(Format):
         if given != subject:
             message = f"the column Subject says {given!r}"
             defects = (Defect(name, "subject", message, f"{subject!r} is used"),)
-        yield Entry(
-            subject,
-            name,
-            "",
-            row["onset"],
-            row["apex"],
-            row["offset"],
-            row["emotion"],
-            text(row["action_units"]),
-            defects,
-        )
+        yield self.entry(row, subject, name, "", defects=defects)

@@ -76,19 +76,11 @@ class Smic(Format):
             message = f"the column Subject says {given!r}"
             defects = (Defect(name, "subject", message, f"{subject!r} is used"),)
         place = tree.base(_PLACES, r"s\d+") or ""
+        folder = tree.find(place, subject, name) or joined(place, subject, name)
         for number in _EXPRESSIONS:
-            onset, offset = row[f"onset{number}"], row[f"offset{number}"]
-            if number and not text(onset).strip() and not text(offset).strip():
+            cells = row[f"onset{number}"], row[f"offset{number}"]
+            if number and not any(text(cell).strip() for cell in cells):
                 continue
-            yield Entry(
-                subject,
-                name + (f"#{number}" if number else ""),
-                tree.find(place, subject, name) or joined(place, subject, name),
-                onset,
-                None,
-                offset,
-                row["emotion"],
-                "",
-                defects,
-            )
+            part = name + (f"#{number}" if number else "")
+            yield self.entry(row, subject, part, folder, expression=number, defects=defects)
             defects = ()
