@@ -47,8 +47,10 @@ bench: build/extension
 	$(PY) -m pytest benchmarks $(if $(QUICK),--quick) --benchmark-json=build/benchmark.json
 	$(PY) -m benchmarks.report build/benchmark.json
 
+# Modules that people import by name; those of samm come with it.
+DOCUMENTED = backends checkpoints compat functional info reference samm
 docs: build/installed
-	$(PY) -m pdoc --docformat google -o build/docs memx_fast '!memx_fast._C'
+	$(PY) -m pdoc --docformat google -o build/docs memx_fast $(addprefix memx_fast.,$(DOCUMENTED))
 	@echo "open build/docs/index.html"
 
 format: build/installed

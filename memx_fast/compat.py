@@ -65,15 +65,18 @@ class ConvLSTM(nn.Module):
         return_all_layers: return the outputs and states of all layers, not of the last alone.
 
     Inputs: input_tensor, hidden_state
-        - **hidden_state**: one pair (h, c) a layer, each ``(B, hidden_dim, H, W)``; None for zeros.
+
+    - **hidden_state**: one pair (h, c) a layer, each ``(B, hidden_dim, H, W)``; None for zeros.
 
     Outputs: layer_output_list, last_state_list
-        - **layer_output_list**: one tensor ``(B, T, hidden_dim, H, W)`` a layer, contiguous.
-        - **last_state_list**: one list ``[h, c]`` a layer, each ``(B, hidden_dim, H, W)``.
+
+    - **layer_output_list**: one tensor ``(B, T, hidden_dim, H, W)`` a layer, contiguous.
+    - **last_state_list**: one list ``[h, c]`` a layer, each ``(B, hidden_dim, H, W)``.
 
     Parameters, for each layer l, rows in gate order i, f, o, g:
-        - **cell_list.l.conv.weight** ``(4 hidden_dim, channels + hidden_dim, kh, kw)``
-        - **cell_list.l.conv.bias** ``(4 hidden_dim,)``
+
+    - **cell_list.l.conv.weight** ``(4 hidden_dim, channels + hidden_dim, kh, kw)``
+    - **cell_list.l.conv.bias** ``(4 hidden_dim,)``
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it, what came and what was

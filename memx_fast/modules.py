@@ -35,7 +35,7 @@ States = tuple[Tensor, Tensor] | tuple[list[Tensor], list[Tensor]]
 class ConvLSTM(Recurrence):
     r"""A convolutional LSTM over sequences of frames, with the interface of ``torch.nn.LSTM``.
 
-    With ``*`` a convolution and ``o`` the product of elements, each layer computes for every t::
+    With ``*`` a convolution and ``o`` the product of elements, each layer computes for every t:
 
         i_t = sigmoid(W_xi * X_t + W_hi * H_{t-1} + W_ci o C_{t-1} + b_i)
         f_t = sigmoid(W_xf * X_t + W_hf * H_{t-1} + W_cf o C_{t-1} + b_f)
@@ -88,40 +88,43 @@ class ConvLSTM(Recurrence):
         dtype: of the parameters: float32, float64, bfloat16 or float16.
 
     Inputs: x, (h_0, c_0), lengths
-        - **x** ``(T, B, input_channels, H, W)``, or unbatched ``(T, input_channels, H, W)``; any
-          strides. Or a ``torch.nn.utils.rnn.PackedSequence`` of such frames, as ``nn.LSTM`` takes.
-        - **h_0**, **c_0** ``(num_layers * D, B, C, H', W')``, unbatched without B; D is 2 if
-          bidirectional, else 1, and H' x W' is H x W unless padding, stride or dilation change it.
-          Layer l is at index ``l * D``, its reverse direction at ``l * D + 1``. If
-          ``hidden_channels`` is a list, these are lists of ``num_layers * D`` tensors. Without
-          them the states start at 0.
-        - **lengths** for a batch of sequences of different length, padded to T steps: B whole
-          numbers from 1 to T, as a tensor, list or tuple. What x has after them is ignored. A
-          tensor on a GPU is used as it is, without a look at its values.
+
+    - **x** ``(T, B, input_channels, H, W)``, or unbatched ``(T, input_channels, H, W)``; any
+      strides. Or a ``torch.nn.utils.rnn.PackedSequence`` of such frames, as ``nn.LSTM`` takes.
+    - **h_0**, **c_0** ``(num_layers * D, B, C, H', W')``, unbatched without B; D is 2 if
+      bidirectional, else 1, and H' x W' is H x W unless padding, stride or dilation change it.
+      Layer l is at index ``l * D``, its reverse direction at ``l * D + 1``. If
+      ``hidden_channels`` is a list, these are lists of ``num_layers * D`` tensors. Without
+      them the states start at 0.
+    - **lengths** for a batch of sequences of different length, padded to T steps: B whole
+      numbers from 1 to T, as a tensor, list or tuple. What x has after them is ignored. A
+      tensor on a GPU is used as it is, without a look at its values.
 
     Outputs: output, (h_n, c_n)
-        - **output** ``(T, B, D * C, H', W')``: the hidden states of the last layer.
-        - **h_n**, **c_n**: the states after the last step, of the shapes of h_0 and c_0. The
-          reverse direction's are those after frame 0. c_n is float32 for half types, so that
-          cutting a sequence in two and carrying the states over changes nothing.
 
-        With lengths every sequence gets what it would get alone: its last state is that after its
-        own last step, where the reverse direction starts. After that the output is 0. Packed
-        sequences give a packed output; states are in the order before packing.
+    - **output** ``(T, B, D * C, H', W')``: the hidden states of the last layer.
+    - **h_n**, **c_n**: the states after the last step, of the shapes of h_0 and c_0. The
+      reverse direction's are those after frame 0. c_n is float32 for half types, so that
+      cutting a sequence in two and carrying the states over changes nothing.
+
+    With lengths every sequence gets what it would get alone: its last state is that after its
+    own last step, where the reverse direction starts. After that the output is 0. Packed
+    sequences give a packed output; states are in the order before packing.
 
     Parameters, for each layer l, ``_reverse`` appended for the reverse direction; rows lie in gate
     order i, f, g, o, peepholes in the order i, f, o:
-        - **weight_ih_l** ``(4C, Cin, kh, kw)``, where Cin is D * C of the layer before for l > 0
-        - **weight_hh_l** ``(4C, C, kh, kw)``
-        - **bias_l** ``(4C,)``, or None
-        - **weight_ch_l** ``(3, C)`` or ``(3, C, H', W')``, or None
+
+    - **weight_ih_l** ``(4C, Cin, kh, kw)``, where Cin is D * C of the layer before for l > 0
+    - **weight_hh_l** ``(4C, C, kh, kw)``
+    - **bias_l** ``(4C,)``, or None
+    - **weight_ch_l** ``(3, C)`` or ``(3, C, H', W')``, or None
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it, what came and what was
             expected.
         RuntimeError: the backend is known, but cannot run here.
 
-    Example::
+    Example:
 
         layer = ConvLSTM(1, 32, kernel_size=3)
         video = torch.randn(9, 16, 1, 90, 90)
@@ -391,11 +394,12 @@ class ConvLSTMCell(Recurrence):
             one kernel.
 
     Inputs: x, (h_0, c_0)
-        - **x** ``(B, input_channels, H, W)``, or unbatched ``(input_channels, H, W)``.
-        - **h_0**, **c_0** ``(B, C, H', W')``, unbatched without B; without them the states are 0.
 
-    Outputs: (h_1, c_1)
-        The states after the step, of the shapes of h_0 and c_0. c_1 is float32 for half types.
+    - **x** ``(B, input_channels, H, W)``, or unbatched ``(input_channels, H, W)``.
+    - **h_0**, **c_0** ``(B, C, H', W')``, unbatched without B; without them the states are 0.
+
+    Outputs: (h_1, c_1), the states after the step, of the shapes of h_0 and c_0. c_1 is float32 for
+    half types.
 
     Parameters ``weight_ih``, ``weight_hh``, ``bias`` and ``weight_ch``: as the layer's.
 

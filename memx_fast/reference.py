@@ -1,7 +1,7 @@
 r"""The equations in plain PyTorch, and their derivative written out by hand: the oracle.
 
 With ``*`` a zero-padded convolution over one, two or three spatial axes and ``o`` the product of
-elements, for t = 1..T::
+elements, for t = 1..T:
 
     i_t = sigmoid(W_xi * X_t + W_hi * H_{t-1} + W_ci o C_{t-1} + b_i)      (1)
     f_t = sigmoid(W_xf * X_t + W_hf * H_{t-1} + W_cf o C_{t-1} + b_f)      (2)
@@ -182,7 +182,7 @@ def conv_lstm_backward(
 
     Write d(.) for the gradient of the loss, z for what stands inside a sigmoid or tanh of
     (1), (2) and (4), and ``[p]`` for 1 if p holds and else 0. For t = T..1, with d(z_{T+1}) = 0 and
-    d(C_T) starting as the incoming gradient of c_n::
+    d(C_T) starting as the incoming gradient of c_n:
 
         d(H_t)   = incoming d(output_t) + [t = T] incoming d(h_n) + W_h^T * d(z_{t+1})
         d(z_o)   = d(H_t) o tanh(C_t) o o_t o (1 - o_t)                                  by (5), (4)
@@ -195,7 +195,7 @@ def conv_lstm_backward(
     where ``W_h^T *`` is the transposed convolution. The derivative of the hard sigmoid is not
     ``i o (1 - i)`` but its slope where ``0 < i < 1``, and else 0. With a mask every H_{t-1} and
     every ``W_h^T * d(z)`` is multiplied by it. With ``lengths`` each sequence has a T of its own,
-    after which d(z_t) = 0. All that is left is a sum over t, done at once after the loop::
+    after which d(z_t) = 0. All that is left is a sum over t, done at once after the loop:
 
         d(h_0) = W_h^T * d(z_1)        d(c_0) = d(C_0)           d(X_t) = W_x^T * d(z_t)
         d(W_h) = sum d(z_t) x H_{t-1}  d(W_x) = sum d(z_t) x X_t d(b)   = sum d(z_t)

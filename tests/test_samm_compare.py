@@ -126,6 +126,26 @@ def test_page_has_the_papers_tables(compared: Path) -> None:
     assert page.count("<svg") == 2 * 2 * 2
 
 
+def test_composite_study(cache_dir: Path, tmp_path: Path) -> None:
+    """Two data sets: UF1 and UAR of each beside those of all; nothing of the paper about them."""
+    out = tmp_path / "composite"
+    for name in ("casme2", "smic"):
+        drawn = ("--dataset", name, "--methods", "majority", "--protocol", "loso")
+        assert train_samm.main(words(cache_dir, tmp_path / name, *drawn)) == 0
+    folders = [str(next(cache_dir.glob(f"built-in-{name}-*"))) for name in ("casme2", "smic")]
+    assert train_samm.main(words(cache_dir, out, "--data", *folders, "--methods", "lbp-top")) == 0
+    (task,) = json.loads((out / "report.json").read_text())["tasks"]
+    assert task["published"] == []
+    parts = task["entries"][0]["megc_2019"]
+    assert set(parts) == {"all data sets", "casme2", "smic"}
+    page = (out / "report.html").read_text()
+    scores = parts["all data sets"]["scores"]
+    assert f"{100 * scores['uf1']:.2f} / {100 * scores['uar']:.2f}" in page
+    assert "one subject left out" in page
+    assert "paper: accuracy" not in page
+    assert "Table" not in page
+
+
 def test_text_is_escaped() -> None:
     """What comes from a user's files cannot become markup."""
     assert comparison_page.element("p", "<b>&", title='"') == (

@@ -21,7 +21,7 @@ from memx_fast.samm.methods.by_network import NetworkMethod
 from memx_fast.samm.ranks import Ranks
 from memx_fast.samm.report import FoldResult, Report
 from memx_fast.samm.runs import Run, as_text, card_of, settings_of, write_text
-from memx_fast.samm.study import Protocol, Source, Study, open_study
+from memx_fast.samm.study import AnySource, Protocol, Study, open_study
 
 RECORD = "comparison.json"
 
@@ -117,6 +117,7 @@ class Comparison:
     Attributes:
         folder: of the comparison.
         source: of the clips.
+        crop: whether faces are cut out, or whole frames seen.
         protocol: of all runs.
         classes: the tasks.
         entries: what is compared.
@@ -125,7 +126,8 @@ class Comparison:
     """
 
     folder: Path
-    source: Source
+    source: AnySource
+    crop: bool
     protocol: Protocol
     classes: Sequence[int]
     entries: Sequence[Entry]
@@ -158,7 +160,7 @@ class Comparison:
         Raises:
             ValueError: it holds a run with other settings.
         """
-        settings = settings_of(self.study(classes), self.method(classes, entry), self.source.crop)
+        settings = settings_of(self.study(classes), self.method(classes, entry), self.crop)
         return Run(self.folder / f"{classes}-classes" / entry.name, settings)
 
     def open(self) -> None:
@@ -188,7 +190,7 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """What is compared, as plain values."""
         return {
-            "crop": self.source.crop,
+            "crop": self.crop,
             **asdict(self.protocol),
             "classes": list(self.classes),
             "entries": [asdict(entry) for entry in self.entries],
@@ -240,7 +242,7 @@ class Comparison:
             return
         run = self.run(job.classes, entry)
         if run.outcome(job.fold) is None:
-            settings = settings_of(study, method, self.source.crop)
+            settings = settings_of(study, method, self.crop)
             card = card_of(study, method, settings, self.versions)
             run.train(job.fold, study, method, card, Progress())
 
@@ -255,7 +257,8 @@ class Comparison:
                 outcome = run.outcome(number)
                 assert outcome is not None, f"{run.folder}: fold {number} is not done"
                 results.append(FoldResult(fold, outcome))
-            found[entry.name] = Report(study.task, study.labels, results)
+            datasets = [clip.dataset for clip in study.clips]
+            found[entry.name] = Report(study.task, study.labels, results, datasets)
         return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from memx_fast.samm import composite
 from memx_fast.samm.bootstrap import DRAWS, intervals
 from memx_fast.samm.comparison import Comparison, Entry
 from memx_fast.samm.labels import Integers
@@ -29,8 +30,8 @@ def facts(comparison: Comparison) -> dict[str, Any]:
     """Everything, when all runs are done; shares from 0 to 1, rows of a confusion are the truth."""
     return {
         "data": comparison.source.place,
-        "built_in": comparison.source.root is None,
-        "crop": comparison.source.crop,
+        "drawn": comparison.source.drawn,
+        "crop": comparison.crop,
         "protocol": asdict(comparison.protocol),
         "bootstrap_draws": DRAWS,
         "versions": comparison.versions,
@@ -92,6 +93,7 @@ def _task(comparison: Comparison, classes: int) -> dict[str, Any]:
     study = comparison.study(classes)
     reports = comparison.reports(classes)
     any_report = next(iter(reports.values()))
+    published = PUBLISHED[classes] if any_report.of_the_paper else ()
     return {
         "classes": classes,
         "names": list(study.task.classes),
@@ -100,7 +102,7 @@ def _task(comparison: Comparison, classes: int) -> dict[str, Any]:
         "counts": np.bincount(study.labels, minlength=classes).tolist(),
         "folds": [_fold(study, result) for result in any_report.results],
         "majority": _judged(study, any_report.results, any_report.majority_predicted),
-        "published": [asdict(line) for line in PUBLISHED[classes]],
+        "published": [asdict(line) for line in published],
         "entries": [
             _entry(comparison, study, entry, reports[entry.name]) for entry in comparison.entries
         ],
@@ -128,6 +130,7 @@ def _entry(comparison: Comparison, study: Study, entry: Entry, report: Report) -
         "settings": method.identity(),
         **_judged(study, report.results, report.predicted),
         "confusion": report.confusion.tolist(),
+        "megc_2019": composite.as_json(report.parts),
         "subjects": _by_subject(study, report),
         "folds": [_learnt(study, result) for result in report.results],
         "predictions": report.predictions([clip.name for clip in study.clips]),

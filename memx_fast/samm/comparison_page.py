@@ -21,8 +21,8 @@ _PAPERS_ROWS = {
         "26 + 12 + 57 + 26 + 15: copies were among those that were judged."
     ),
 }
-_PAPERS_NUMBER = {3: "Table 1", 5: "Table 2", 7: "Seven classes"}
-_PAPERS_CONFUSION = {3: "Table 4", 5: "Table 3", 7: "Seven classes"}
+_PAPERS_TABLES = {3: ("Table 1: ", "Table 4: "), 5: ("Table 2: ", "Table 3: ")}
+"""Of methods, and the confusion of its own network."""
 
 
 def page(facts: Facts) -> str:
@@ -57,7 +57,7 @@ def _summary(facts: Facts) -> Markup:
         " These faces are drawn: what is recognised in them says that a method works, and nothing "
         "about people."
     )
-    data = f"Data: {facts['data']}.{drawn if facts['built_in'] else ''}"
+    data = f"Data: {facts['data']}.{drawn if facts['drawn'] else ''}"
     return joined(
         [
             element("p", f"{data} Protocol: {how}. Seed {protocol['seed']}."),
@@ -85,6 +85,7 @@ def _task(task: Facts, facts: Facts) -> Markup:
         element("h2", f"{classes} classes", id=f"classes-{classes}"),
         element("p", f"{task['clips']} clips of {task['people']} subjects: {counts}."),
         _scores(task, main),
+        _data_sets(main),
         _confusions(task, main),
     ]
     if ablations:
@@ -106,17 +107,27 @@ def _scores(task: Facts, entries: Sequence[Facts]) -> Markup:
         if line and line["note"]:
             remarks.append(f"{entry['title']}: {line['note']}.")
             title = joined([entry["title"], element("sup", len(remarks))])
-        rows.append([title, *_printed(line), *_figures(entry)])
-    rows.append(["majority class", "", "", *_figures(task["majority"])])
+        rows.append([title, *_printed(task, line), *_figures(entry)])
+    rows.append(["majority class", *_printed(task, None), *_figures(task["majority"])])
+    papers = ["paper: accuracy", "paper: F1"] if printed else []
     absent = [line for name, line in printed.items() if name not in {e["name"] for e in entries}]
-    rows += [[f"{line['method']} (not run)", *_printed(line), "", "", "", ""] for line in absent]
-    header = ["method", "paper: accuracy", "paper: F1", *(f"ours: {n}" for n in _NAMES.values())]
-    caption = f"{_PAPERS_NUMBER[task['classes']]}: methods, percent"
+    for line in absent:
+        rows.append([f"{line['method']} (not run)", *_printed(task, line), *[""] * len(_NAMES)])
+    header = ["method", *papers, *(f"ours: {n}" for n in _NAMES.values())]
+    caption = f"{_number(task, 0)}methods, percent"
     notes = element("ol", *(element("li", remark) for remark in remarks), class_="remarks")
     return joined([table(caption, header, rows), notes])
 
 
-def _printed(line: Facts | None) -> list[str]:
+def _number(task: Facts, which: int) -> str:
+    """Of the table in the paper, where it is about the same data."""
+    return _PAPERS_TABLES.get(task["classes"], ("", ""))[which] if task["published"] else ""
+
+
+def _printed(task: Facts, line: Facts | None) -> list[str]:
+    """What the paper prints; no cell where it prints nothing about this data."""
+    if not task["published"]:
+        return []
     if line is None:
         return ["", ""]
     return [f"{line['accuracy']:.2f}", "" if line["f1"] is None else f"{line['f1']:.2f}"]
@@ -139,13 +150,34 @@ def _figures(entry: Facts) -> list[Markup]:
     ]
 
 
+def _data_sets(entries: Sequence[Facts]) -> Markup:
+    """Of a study of several data sets, the figures of each."""
+    first = entries[0]["megc_2019"] if entries else {}
+    if not first:
+        return Markup()
+    lines = [(entry["title"], entry["megc_2019"], "scores") for entry in entries]
+    lines.append(("majority class", first, "majority_class"))
+    rows = [
+        [title, *(_composite(part[kind]) for part in parts.values())]
+        for title, parts, kind in lines
+    ]
+    header = ["method", *(f"{name} ({part['clips']} clips)" for name, part in first.items())]
+    return table("UF1 / UAR of each data set, as in MEGC 2019, percent", header, rows)
+
+
+def _composite(scores: Facts | None) -> str:
+    if scores is None:
+        return "a class is missing"
+    return f"{100 * scores['uf1']:.2f} / {100 * scores['uar']:.2f}"
+
+
 def _confusions(task: Facts, entries: Sequence[Facts]) -> Markup:
     """The paper's network first, as the paper has it; the others to unfold."""
     parts = []
     for entry in entries:
         shown = _confusion(task, entry)
         if entry["name"] == "convlstm":
-            remark = _PAPERS_ROWS.get(task["classes"])
+            remark = _PAPERS_ROWS.get(task["classes"]) if task["published"] else None
             parts.append(joined([shown, element("p", remark) if remark else ""]))
         else:
             parts.append(
@@ -160,7 +192,7 @@ def _confusion(task: Facts, entry: Facts) -> Markup:
         total = sum(row)
         cells = [shaded(f"{100 * n / total:.2f} ({n})", n / total) for n in row]
         rows.append([name, *cells, total])
-    number = f"{_PAPERS_CONFUSION[task['classes']]}: " if entry["name"] == "convlstm" else ""
+    number = _number(task, 1) if entry["name"] == "convlstm" else ""
     majority = 100 * task["majority"]["scores"]["accuracy"]
     caption = (
         f"{number}confusion of {entry['title']}; rows are the truth, percent of the row (clips). "

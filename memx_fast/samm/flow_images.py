@@ -1,7 +1,7 @@
 """Folders of ready optical flow: one 28x28 picture a clip, as the STSTNet authors hand it out.
 
 Two layouts are in use. In the nested one every subject has a folder with the split that leaves it
-out, and the class is a folder's name::
+out, and the class is a folder's name:
 
     <root>/<subject>/u_train/<class>/<picture>.png    all other subjects
     <root>/<subject>/u_test/<class>/<picture>.png     this one

@@ -138,7 +138,8 @@ class Report:
                 for result in self.results
             ]
             self.parts = composite.parts(task.classes, labels, datasets, found)
-        self._of_the_paper = set(datasets) <= {"samm"}
+        self.of_the_paper = set(datasets) <= {"samm"}
+        """Whether the paper's figures are about the same data set."""
 
     def text(self) -> str:
         """The tables for the screen, percentages."""
@@ -146,7 +147,7 @@ class Report:
         if self.parts:
             tables.append(composite.text(self.parts))
         tables.append(self._confusion_table())
-        if self._of_the_paper:
+        if self.of_the_paper:
             tables.append(self._paper_table())
         return "\n\n".join(tables)
 
@@ -155,7 +156,7 @@ class Report:
         further: dict[str, Any] = {}
         if self.parts:
             further["megc_2019"] = composite.as_json(self.parts)
-        if self._of_the_paper:
+        if self.of_the_paper:
             figures = [asdict(line) for line in PUBLISHED[len(self.task.classes)]]
             further["paper"] = {"source": PAPER, "figures": figures}
         return {

@@ -44,6 +44,11 @@ class Composite(AnySource):
         """For people."""
         return " and ".join(source.place for source in self.sources)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether any of it is."""
+        return any(source.drawn for source in self.sources)
+
     def load(self, wanted: Input) -> ClipSet:
         """All clips of all data sets, one set after the other.
 

@@ -49,6 +49,11 @@ class AnySource(ABC):
     def place(self) -> str:
         """For people."""
 
+    @property
+    def drawn(self) -> bool:
+        """Whether its faces are drawn, and say nothing about people."""
+        return False
+
     @abstractmethod
     def load(self, wanted: Input) -> ClipSet:
         """All clips, their frames as a method wants them."""
@@ -94,6 +99,11 @@ class Source(AnySource):
             return str(self.root.resolve())
         like = f" in the format of {FORMATS[self._miniature].title}" if self._miniature else ""
         return f"built-in drawn faces{like}, motion {self.motion:g}"
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it is the built-in data."""
+        return self.root is None
 
     def folder(self) -> Path:
         """Where the data is; the built-in one is drawn first, if need be."""

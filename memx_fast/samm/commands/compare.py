@@ -48,10 +48,11 @@ def planned(options: argparse.Namespace, ranks: Ranks) -> Comparison:
     machine = shared.machine(options, shards=options.ddp)
     lines = entries(_methods(options.methods), _settings(options), options.ablate)
     source = shared.source(options)
-    protocol = Protocol(options.protocol, options.folds, options.seed)
+    protocol = Protocol(options.protocol or source.protocols[0], options.folds, options.seed)
     comparison = Comparison(
         options.out or Path(),
         source,
+        options.crop,
         protocol,
         sorted(set(options.classes)),
         lines,
@@ -59,7 +60,7 @@ def planned(options: argparse.Namespace, ranks: Ranks) -> Comparison:
         shared.versions(),
     )
     if options.out is None:
-        kind = {"data": source.place, "crop": source.crop, **asdict(protocol)}
+        kind = {"data": source.place, "crop": options.crop, **asdict(protocol)}
         comparison.folder = Path("runs", f"{source.name}-compared-{short_name(kind)}")
     return comparison
 
@@ -156,7 +157,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--ablate", action="store_true", help="also the paper's network with one thing changed"
     )
-    group.add_argument("--protocol", choices=PROTOCOLS, default="folds", help="see train-samm")
+    group.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="see train-samm (default: folds; of several data sets, loso)",
+    )
     group.add_argument("--folds", type=int, default=5, help="folds, without a subject in two")
     group.add_argument("--seed", type=int, default=0, help="of folds, weights and epochs")
     group.add_argument("--epochs", type=int, help="of every network, at most; by default its own")

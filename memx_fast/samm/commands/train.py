@@ -78,6 +78,8 @@ def _method(options: argparse.Namespace, machine: Machine) -> Method:
         value = getattr(options, field.name)
         if value is not None:
             given[field.name] = value
+    if options.weights is not None:
+        given["weights"] = str(options.weights)
     if options.flow_images is not None:
         reason = METHODS[options.method].needs_frames
         if reason:
@@ -173,6 +175,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_method_options(group: Any) -> None:
     group.add_argument("--method", choices=list(METHODS), default="convlstm", help="what to train")
+    group.add_argument(
+        "--weights", type=Path, metavar="FILE", help="pretrained ones of VGG-16, for elrcn"
+    )
     group.add_argument(
         "--set",
         action="append",
