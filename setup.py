@@ -91,7 +91,7 @@ def extension_arguments() -> dict:
 
     extension = CppExtension(
         "memx_fast._C",
-        ["csrc/ops.cpp", *sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp"))],
+        ["csrc/arguments.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))],
         depends=sorted(str(path) for path in Path("csrc").rglob("*") if path.is_file()),
         include_dirs=[str(Path("csrc").resolve())],
         define_macros=[("AT_PER_OPERATOR_HEADERS", None)],

@@ -1,10 +1,12 @@
 // The storage types S, in which tensors are stored, and A, in which arithmetic is done and sums are
-// kept: float, or double for double.
+// kept: float, or double for double. And the number of gates.
 #pragma once
 
 #include <cstdint>
 
 namespace memx {
+
+constexpr int64_t kGates = 4;  // i, f, g, o
 
 struct Bfloat16 {
   uint16_t bits;

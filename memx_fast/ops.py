@@ -1,14 +1,18 @@
 """The fused operators as PyTorch sees them: schemas, shapes for tracing, gradients, autocast.
 
-Kernels register themselves for the device they run on: C++ for the CPU when the extension is loaded
-(``csrc/ops.cpp`` gives every argument's shape), Triton for GPUs from here. Whatever is installed,
-the operators exist. What is registered here makes ``torch.ops.memx_fast.conv_lstm`` differentiable
-and traceable; :func:`fused_conv_lstm` is the function the rest of the package calls.
+There are two of each, with the same schemas, shapes and gradients, because GPUs have two engines:
+``conv_lstm`` is C++ on the CPU and Triton on GPUs, ``conv_lstm_cuda`` is CUDA C++ on GPUs. Kernels
+register themselves for the device they run on: those of the extension when it is loaded
+(``csrc/ops.cpp`` gives every argument's shape), those of Triton from here. Whatever is installed,
+the operators exist. What is registered here makes them differentiable and traceable;
+:func:`fused_conv_lstm` is the function the rest of the package calls.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,17 +20,23 @@ from torch import Tensor
 
 from . import backends
 
-_SCHEMAS = (
-    "conv_lstm(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
+OPERATORS = ("conv_lstm", "conv_lstm_cuda")
+"""Names in ``torch.ops.memx_fast``; that of the gradients is followed by ``_backward``."""
+
+_SCHEMA = (
+    "(Tensor x, Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, "
     "Tensor? h_0, Tensor? c_0, int[2] padding, bool output_sees_current, bool save_cells, "
     "SymInt saved_gates, float hard_sigmoid_slope=0.0, Tensor? hidden_mask=None, "
-    "Tensor? lengths=None) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)",
-    "conv_lstm_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
+    "Tensor? lengths=None) -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor gates)"
+)
+
+_BACKWARD_SCHEMA = (
+    "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor x, "
     "Tensor? weight_ih, Tensor weight_hh, Tensor? bias, Tensor? weight_ch, Tensor? h_0, "
     "Tensor? c_0, Tensor output, Tensor cells, Tensor gates, int[2] padding, "
     "bool output_sees_current, bool[7] needs, float hard_sigmoid_slope=0.0, "
     "Tensor? hidden_mask=None, Tensor? lengths=None) -> (Tensor x, Tensor weight_ih, "
-    "Tensor weight_hh, Tensor bias, Tensor weight_ch, Tensor h_0, Tensor c_0)",
+    "Tensor weight_hh, Tensor bias, Tensor weight_ch, Tensor h_0, Tensor c_0)"
 )
 
 _GRADIENTS = 7  # x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0
@@ -54,6 +64,7 @@ def fused_conv_lstm(
     output_peephole: str = "previous",
     hard_sigmoid_slope: float = 0.0,
     recompute: float = 0.5,
+    operator: str = "conv_lstm",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one ConvLSTM layer over a sequence with the fused kernels.
 
@@ -81,6 +92,7 @@ def fused_conv_lstm(
         recompute: share of the steps, from 0 to 1, to three places and rounded down to whole steps,
             whose gates are computed again in the backward pass instead of being saved: the first
             ones.
+        operator: one of :data:`OPERATORS`.
 
     Returns:
         ``(output, h_n, c_n)`` of shapes ``(T, B, C, H, W)``, ``(B, C, H, W)``, ``(B, C, H, W)``,
@@ -105,7 +117,7 @@ def fused_conv_lstm(
         tensor is not None and tensor.requires_grad
         for tensor in (x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0)
     )
-    output, h_n, c_n, _, _ = torch.ops.memx_fast.conv_lstm(
+    output, h_n, c_n, _, _ = getattr(torch.ops.memx_fast, operator)(
         x,
         weight_ih,
         weight_hh,
@@ -235,11 +247,11 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.save_for_backward(*tensors, hidden, cells, gates, hidden_mask, lengths)
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(operator: str, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_output, grad_h_n, grad_c_n, _, _ = grads
     needs = list(ctx.needs_input_grad[:_GRADIENTS])
     *tensors, hidden_mask, lengths = ctx.saved_tensors
-    found = torch.ops.memx_fast.conv_lstm_backward(
+    found = getattr(torch.ops.memx_fast, f"{operator}_backward")(
         grad_output,
         grad_h_n,
         grad_c_n,
@@ -277,18 +289,26 @@ def _triton_kernels() -> Any:
 def _register() -> torch.library.Library:
     """Define the operators; they last as long as the library that is returned."""
     library = torch.library.Library("memx_fast", "DEF")
-    for schema in _SCHEMAS:
-        library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for operator in OPERATORS:
+        _define(library, operator, _SCHEMA, _fake_forward)
+        _define(library, f"{operator}_backward", _BACKWARD_SCHEMA, _fake_backward)
+        torch.library.register_autograd(
+            f"memx_fast::{operator}",
+            functools.partial(_backward, operator),
+            setup_context=_save_for_backward,
+        )
+        torch.library.register_autograd(f"memx_fast::{operator}_backward", _refuse_double_backward)
     for device in backends.TRITON_DEVICES:
         library.impl("conv_lstm", _triton_forward, device.upper())
         library.impl("conv_lstm_backward", _triton_backward, device.upper())
-    torch.library.register_fake("memx_fast::conv_lstm", _fake_forward)
-    torch.library.register_fake("memx_fast::conv_lstm_backward", _fake_backward)
-    torch.library.register_autograd(
-        "memx_fast::conv_lstm", _backward, setup_context=_save_for_backward
-    )
-    torch.library.register_autograd("memx_fast::conv_lstm_backward", _refuse_double_backward)
     return library
+
+
+def _define(
+    library: torch.library.Library, name: str, schema: str, fake: Callable[..., Any]
+) -> None:
+    library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"memx_fast::{name}", fake)
 
 
 if not hasattr(torch.ops.memx_fast, "conv_lstm"):  # a reloaded module finds them registered

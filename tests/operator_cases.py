@@ -113,6 +113,9 @@ ENGINE_CASES = (
     Case(3, 3, 2, 5, 4, 5, (5, 3), peephole="channel", masked=True),
     Case(2, 2, 0, 17, 4, 3, masked=True),
     Case(2, 2, 3, 4, 3, 5, states=False, masked=True),
+    Case(3, 3, 2, 5, 4, 5, peephole="channel", ragged=True),
+    Case(3, 2, 0, 3, 2, 3, peephole="spatial", output_peephole="current", ragged=True),
+    Case(2, 3, 2, 3, 2, 3, states=False, masked=True, ragged=True, hard_slope=0.5),
 )
 
 

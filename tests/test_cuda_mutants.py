@@ -27,7 +27,7 @@ pytestmark = [
 
 # Two chunks of channels, the last not full; two tiles an image; channels of odd number.
 CASES = {
-    "float64": Case(2, 2, 18, 9, 5, 11, peephole="channel"),
+    "float64": Case(2, 2, 18, 9, 5, 11, peephole="channel", ragged=True),
     "bfloat16": Case(2, 1, 8, 5, 4, 9),
 }
 NUMBERS = {"float64": "Float64Numbers", "bfloat16": "Bfloat16Numbers"}
@@ -79,8 +79,20 @@ MUTANTS = {
     ),
     "not all threads reach a barrier": (
         *("float64", "weight_gradient.h"),
-        "    barrier();\n    request(number + 1);",
-        "    if (warp() > 0) barrier();\n    request(number + 1);",
+        "    barrier();\n    number = next_tile",
+        "    if (warp() > 0) barrier();\n    number = next_tile",
+    ),
+    "a sequence that has ended goes on": (
+        *("float64", "forward_step.h"),
+        *("if (has_ended(step.lengths, tile.image, step.t))", "if (false)"),
+    ),
+    "frames after the end of a sequence are read": (
+        *("float64", "weight_gradient.h"),
+        *("work.first_step + image / work.batch", "work.first_step"),
+    ),
+    "the gradient of h_n comes at the last step of all": (
+        *("float64", "backward_step.h"),
+        *("step.lengths == nullptr || step.t + 1 == step.lengths[image]", "step.t == 1"),
     ),
     "sums are read before they are written": (
         *("float64", "parameter_sums.h"),
@@ -129,6 +141,10 @@ def found_wrong(program: Path, type_name: str) -> str | None:
         name: None if value is None else value.to(dtype).double()
         for name, value in case.arguments().items()
     }
+    if case.ragged:
+        after = torch.arange(case.steps)[:, None] >= case.lengths()
+        arguments["x"][after] = torch.nan
+        incoming[0][after] = torch.nan
     exact = results_and_gradients(plain, case, cast(arguments, torch.float64), incoming)
     usual = results_and_gradients(plain, case, cast(arguments, dtype), incoming)
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32

@@ -37,6 +37,8 @@ pytestmark = [
 
 CASES = (
     *ENGINE_CASES,
+    # Several tiles an image in which sequences end, and weight gradients in several parts.
+    Case(5, 4, 6, 9, 17, 18, ragged=True),
     # Several tiles an image, several chunks of channels, and a kernel too large for shared memory.
     Case(2, 1, 20, 18, 9, 17, bias=False),
     Case(2, 1, 4, 1, 3, 9, (3, 3), (31, 31), padding=(15, 15)),
@@ -122,6 +124,22 @@ def test_tf32_rounds_no_worse_than_float16(case: Case, device: Device, program: 
     for name, value in exact.items():
         allowed = max(2 * distance(usual[name], value), torch.finfo(torch.float16).eps)
         assert distance(found[name], value) <= allowed, name
+
+
+def test_what_follows_the_end_of_a_sequence_is_not_read(program: Path) -> None:
+    """NaN there, in x and in the output's gradient, reaches nothing; results there are zeros."""
+    case = Case(4, 4, 3, 9, 5, 11, peephole="channel", ragged=True)
+    arguments, incoming = cast(case.arguments(), torch.float32), case.incoming()
+    exact = Engine(program).run(case, arguments, incoming, 2)
+    after = torch.arange(case.steps)[:, None] >= case.lengths()
+    with torch.no_grad():
+        arguments["x"][after] = torch.nan
+        incoming[0][after] = torch.nan
+    found = Engine(program).run(case, arguments, incoming, 2)
+    for name, value in exact.items():
+        assert torch.equal(found[name], value), name
+    assert not found["output"][after].any()
+    assert not found["grad of x"][after].any()
 
 
 def every_second(tensor: Tensor) -> Tensor:

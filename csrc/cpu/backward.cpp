@@ -5,50 +5,12 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "../operators.h"
 #include "allocation.h"
-#include "operators.h"
 #include "parameter_sums.h"
 
 namespace memx {
 namespace {
-
-struct Incoming {
-  at::Tensor output, h_n, c_n;  // (T, B, C, H, W), (B, C, H, W) twice; undefined: none
-};
-
-struct Saved {
-  at::Tensor output, cells, gates;  // as the forward operator returned them
-};
-
-struct Gradients {
-  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;  // empty where not wanted
-};
-
-void check_incoming(const Arguments& arguments, const Incoming& incoming) {
-  const auto [B, H, W, C, lanes] = sizes_of(arguments, 1);
-  const at::ScalarType dtype = arguments.x.scalar_type();
-  check_shape("grad_output", incoming.output, {arguments.x.size(0), B, C, H, W});
-  check_shape("grad_h_n", incoming.h_n, {B, C, H, W});
-  check_shape("grad_c_n", incoming.c_n, {B, C, H, W});
-  check_dtype("grad_output", incoming.output, dtype);
-  check_dtype("grad_h_n", incoming.h_n, dtype);
-  check_dtype("grad_c_n", incoming.c_n, accumulate_dtype(dtype));
-}
-
-void check_saved(const Arguments& arguments, const Saved& saved) {
-  const auto [B, H, W, C, lanes] = sizes_of(arguments, 1);
-  const int64_t T = arguments.x.size(0);
-  const at::ScalarType dtype = arguments.x.scalar_type();
-  check_shape("output", saved.output, {T, B, C, H, W});
-  check_shape("cells", saved.cells, {T, B, H, W, C});
-  const int64_t saved_gates = saved.gates.dim() == 6 ? std::min(saved.gates.size(0), T) : T;
-  check_shape("gates", saved.gates, {saved_gates, B, H, W, kGates, C});
-  check_dtype("output", saved.output, dtype);
-  check_dtype("cells", saved.cells, accumulate_dtype(dtype));
-  check_dtype("gates", saved.gates, dtype);
-  TORCH_CHECK(saved.cells.is_contiguous() && saved.gates.is_contiguous(),
-              "memx_fast: cells and gates must be as conv_lstm returned them");
-}
 
 // Two planes of gate gradients [B, H + border, W + border, gate columns], of steps t and t+1 in
 // turn. The border is zero and never written: it is what the transposed convolution sees outside
@@ -264,7 +226,7 @@ class BackwardPass {
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
-conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
+conv_lstm_cpu_backward(const std::optional<at::Tensor>& grad_output,
                        const std::optional<at::Tensor>& grad_h_n,
                        const std::optional<at::Tensor>& grad_c_n, const at::Tensor& x,
                        const std::optional<at::Tensor>& weight_ih, const at::Tensor& weight_hh,
@@ -279,27 +241,17 @@ conv_lstm_backward_cpu(const std::optional<at::Tensor>& grad_output,
   const Arguments arguments =
       checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, padding,
                         output_sees_current, hard_sigmoid_slope, hidden_mask, lengths);
-  const Incoming incoming{grad_output.value_or(at::Tensor()), grad_h_n.value_or(at::Tensor()),
-                          grad_c_n.value_or(at::Tensor())};
-  const Saved saved{output, cells, gates};
-  check_incoming(arguments, incoming);
-  check_saved(arguments, saved);
-  const Needs wanted{needs[0],
-                     needs[1] && arguments.weight_ih.defined(),
-                     needs[2],
-                     needs[3] && arguments.bias.defined(),
-                     needs[4] && arguments.weight_ch.defined(),
-                     needs[5],
-                     needs[6]};
+  const Incoming incoming = checked_incoming(arguments, grad_output, grad_h_n, grad_c_n);
+  const Saved saved = checked_saved(arguments, output, cells, gates);
   const Gradients g = dispatch_types(x.scalar_type(), [&](auto storage, auto operand) {
     const Sequence<decltype(storage), decltype(operand)> sequence(arguments, false);
-    return BackwardPass(sequence, incoming, saved, wanted).run();
+    return BackwardPass(sequence, incoming, saved, wanted(arguments, needs)).run();
   });
   return {g.x, g.weight_ih, g.weight_hh, g.bias, g.weight_ch, g.h_0, g.c_0};
 }
 
 TORCH_LIBRARY_IMPL(memx_fast, CPU, library) {
-  library.impl("conv_lstm_backward", conv_lstm_backward_cpu);
+  library.impl("conv_lstm_backward", conv_lstm_cpu_backward);
 }
 
 }  // namespace memx

@@ -4,8 +4,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "../operators.h"
 #include "allocation.h"
-#include "operators.h"
 #include "sequence.h"
 
 namespace memx {
@@ -90,8 +90,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> conv_lstm
   const Arguments arguments =
       checked_arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, padding,
                         output_sees_current, hard_sigmoid_slope, hidden_mask, lengths);
-  TORCH_CHECK(saved_gates >= 0 && saved_gates <= x.size(0), "memx_fast: saved_gates is ",
-              saved_gates, ", expected 0 to ", x.size(0), " steps");
+  check_saved_gates(arguments, saved_gates);
   const Results results = dispatch_types(x.scalar_type(), [&](auto storage, auto operand) {
     // Without cells there is no backward pass: this is inference, and the weights may stay.
     using Typed = Sequence<decltype(storage), decltype(operand)>;

@@ -12,11 +12,6 @@
 
 namespace memx {
 
-// Which gradients are wanted, in the order of the operator's arguments.
-struct Needs {
-  bool x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0;
-};
-
 // rows[0] = sum of all rows, in order: the same bits whatever the number of threads.
 template <class A>
 void sum_rows(A* rows, int64_t count, int64_t elements) {

@@ -4,39 +4,16 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <vector>
 
+#include "../arguments.h"
 #include "engine.h"
 #include "weights.h"
 
 namespace memx {
 
-// The operator's arguments; an undefined tensor is an absent one. Shapes as in ops.cpp.
-struct Arguments {
-  at::Tensor x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths;
-  Padding padding;  // of the input convolution
-  bool output_sees_current;
-  double hard_sigmoid_slope;  // 0: the logistic sigmoid
-};
-
-// The arguments as the operators get them. Throws c10::Error, with the offending shape or dtype,
-// unless they fit together.
-Arguments checked_arguments(const at::Tensor& x, const std::optional<at::Tensor>& weight_ih,
-                            const at::Tensor& weight_hh, const std::optional<at::Tensor>& bias,
-                            const std::optional<at::Tensor>& weight_ch,
-                            const std::optional<at::Tensor>& h_0,
-                            const std::optional<at::Tensor>& c_0, at::IntArrayRef padding,
-                            bool output_sees_current, double hard_sigmoid_slope,
-                            const std::optional<at::Tensor>& hidden_mask,
-                            const std::optional<at::Tensor>& lengths);
-
-// Batch, sizes of the states and hidden channels that the arguments lead to.
+// The sizes that the arguments lead to, for vectors of so many lanes.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes);
-
-// Each throws c10::Error with the tensor's name; an undefined tensor passes.
-void check_dtype(const char* name, const at::Tensor& tensor, at::ScalarType expected);
-void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef expected);
 
 // The fixed partition of a batch of images into tiles. It depends on the shapes only, never on the
 // number of threads.
@@ -102,15 +79,6 @@ template <class S>
 S* data_of(const at::Tensor& tensor) {
   return static_cast<S*>(tensor.data_ptr());
 }
-
-// The padding with which an odd kernel keeps the size.
-Padding same_padding(const at::Tensor& weight);
-
-// [batch, H, W, C] memory seen as (..., C, H, W).
-at::Tensor channels_first(const at::Tensor& channels_last);
-
-// The storage and accumulation dtypes of a call.
-at::ScalarType accumulate_dtype(at::ScalarType storage);
 
 // Calls body(S{}, O{}) with the storage and the operand type of a dtype's kernels.
 template <class Body>

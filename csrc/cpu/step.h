@@ -16,7 +16,6 @@
 
 namespace memx {
 
-constexpr int64_t kGates = 4;
 constexpr int64_t kPanelVectors = 2;  // width of a weight panel, in vectors
 constexpr int64_t kBlockRows = 6;     // pixels a register block: 6 x 2 vectors are 12 accumulators
 

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "../arguments.h"
 #include "step.h"
 
 namespace memx {
@@ -12,11 +13,6 @@ template <class O>
 struct PackedConvolution {
   Convolution<O> convolution;
   at::Tensor storage;
-};
-
-// Zeros around an image, in pixels.
-struct Padding {
-  int64_t rows, columns;
 };
 
 // weight (4C, K, kh, kw) -> gate columns from K channels: the forward convolution. With `keep` the

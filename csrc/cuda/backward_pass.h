@@ -23,6 +23,7 @@ struct ConvolvedImages {
   const S* images;
   const S* gate_gradients;
   int64_t count;
+  int64_t first_step;  // of the batches that follow each other
 };
 
 template <class Numbers>
@@ -54,7 +55,7 @@ class BackwardPass {
     }
     if (arguments_.weight_ih != nullptr) {
       weight_gradient_of(
-          {{static_cast<const S*>(layer_.x), gate_gradients_, layer_.steps * layer_.batch}},
+          {{static_cast<const S*>(layer_.x), gate_gradients_, layer_.steps * layer_.batch, 0}},
           layer_.frame_sizes(), nullptr, arguments_.weight_ih);
     }
     if (arguments_.weight_hh != nullptr) {
@@ -106,6 +107,9 @@ class BackwardPass {
 
   void run_steps() {
     const ForwardPass<Numbers> forward(layer_, workspace_, stream_);
+    if (layer_.lengths != nullptr) {
+      clear(gate_gradients_, layer_.steps * 4 * size_ * sizeof(S), stream_);
+    }
     const int64_t first_saved = layer_.steps - arguments_.saved_gates;
     S* computed_again = first_saved > 0 ? workspace_.array<S>(4 * size_) : nullptr;
     const S* saved = static_cast<const S*>(arguments_.gates);
@@ -113,6 +117,7 @@ class BackwardPass {
       using Shape = decltype(shape);
       BackwardStep<Numbers> step{};
       step.hidden = layer_.hidden;
+      step.lengths = layer_.lengths;
       step.hidden_mask = static_cast<const S*>(layer_.hidden_mask);
       step.peepholes = peepholes_of<Numbers>(layer_, workspace_, stream_);
       step.equations = equations_of<A>(layer_);
@@ -137,8 +142,11 @@ class BackwardPass {
     following.memory = gate_gradients_ + (t + 1) * 4 * size_;
     if (is_last) {
       following.chunks = 0;
+    }
+    if (is_last || layer_.lengths != nullptr) {
       step.final_gradient = strided(arguments_.h_n, 0);
     }
+    step.t = t;
     step.output_gradient = strided(arguments_.output, t);
     step.cell = cells_ + t * size_;
     step.previous_cell = cell_before(t);
@@ -163,11 +171,11 @@ class BackwardPass {
   std::vector<ConvolvedImages<S>> previous_hidden() const {
     std::vector<ConvolvedImages<S>> groups;
     if (layer_.h_0 != nullptr) {
-      groups.push_back({static_cast<const S*>(layer_.h_0), gate_gradients_, layer_.batch});
+      groups.push_back({static_cast<const S*>(layer_.h_0), gate_gradients_, layer_.batch, 0});
     }
     if (layer_.steps > 1) {
       groups.push_back(
-          {hidden_, gate_gradients_ + 4 * size_, (layer_.steps - 1) * int64_t{layer_.batch}});
+          {hidden_, gate_gradients_ + 4 * size_, (layer_.steps - 1) * int64_t{layer_.batch}, 1});
     }
     return groups;
   }
@@ -193,6 +201,8 @@ class BackwardPass {
     work.image = image_of<S>(nullptr, sizes, mask, layer_.batch);
     work.gradients =
         image_of<S>(nullptr, {layer_.height, layer_.width, 4 * layer_.hidden, 1, 1, 0, 0});
+    work.lengths = layer_.lengths;
+    work.batch = layer_.batch;
     plan(work);
     const int taps = work.image.taps();
     const int64_t tap_groups = ceil_div(taps, kMostTapWarps);
@@ -212,6 +222,7 @@ class BackwardPass {
     for (size_t n = 0; n < groups.size(); ++n) {
       work.image.memory = groups[n].images;
       work.gradients.memory = groups[n].gate_gradients;
+      work.first_step = groups[n].first_step;
       work.tiles = groups[n].count * work.tiling.tiles();
       work.tiles_a_part = ceil_div(work.tiles, parts[n]);
       launch(weight_gradient<Numbers>, {grid.x, grid.y, int(parts[n])},

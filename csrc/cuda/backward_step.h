@@ -20,9 +20,12 @@ struct BackwardStep {
   using S = typename Numbers::storage;
   using A = typename Numbers::accumulate;
   Convolution<1> convolution;  // gate gradients of step t+1, with W_h transposed
-  int hidden;                  // channels C
-  StridedImages<S> output_gradient, final_gradient;  // of H_t
-  const S* hidden_mask;  // (B, H, W, C), multiplied H_t on its way to step t+1
+  int64_t t;
+  const int64_t* lengths;  // (B,): the steps of every sequence; null: all
+  int hidden;              // channels C
+  StridedImages<S> output_gradient;
+  StridedImages<S> final_gradient;  // of H_t after a sequence's last step
+  const S* hidden_mask;             // (B, H, W, C), multiplied H_t on its way to step t+1
   Peepholes<A> peepholes;
   Equations<A> equations;
   const S* gates;          // (B, H, W, 4, C) after activation
@@ -61,7 +64,9 @@ MEMX_DEVICE void finish_backward(const BackwardStep<Numbers>& step, int64_t imag
   const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
   multiply_two(hidden_gradient, step.hidden_mask, at, two);
   add_strided(hidden_gradient, step.output_gradient, image, pixel, two);
-  add_strided(hidden_gradient, step.final_gradient, image, pixel, two);
+  if (step.lengths == nullptr || step.t + 1 == step.lengths[image]) {
+    add_strided(hidden_gradient, step.final_gradient, image, pixel, two);
+  }
   A gates[4][2] = {}, cell[2] = {}, previous[2] = {}, cell_gradient[2] = {};
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
@@ -98,6 +103,9 @@ template <class Shape>
 MEMX_KERNEL(Shape::kThreads, 1)
 backward_step(MEMX_KERNEL_ARGUMENT BackwardStep<typename Shape::numbers> step) {
   const Tile tile = tile_of(step.convolution.tiling, block_x());
+  if (has_ended(step.lengths, tile.image, step.t)) {
+    return;
+  }
   typename Shape::sums sum = {};
   Pipeline<Shape, 1>{step.convolution, tile}.run(sum);
   each_image_pair<Shape>(step.convolution.tiling, tile, step.hidden, sum,

@@ -38,6 +38,7 @@ class ForwardPass {
   ForwardPass(const Layer& layer, Workspace& workspace, Stream stream)
       : layer_(layer), workspace_(workspace), stream_(stream), step_{} {
     step_.hidden = layer.hidden;
+    step_.lengths = layer.lengths;
     if (layer.bias != nullptr) {
       step_.bias = transposed<S, A>(layer.bias, 1, 4 * layer.hidden, 1, workspace, stream);
     }
@@ -57,6 +58,7 @@ class ForwardPass {
   void launch_step(int64_t t, const S* previous_hidden, const A* previous_cell, S* output, A* cell,
                    S* gates) const {
     ForwardStep<Numbers> step = step_;
+    step.t = t;
     const S* x = static_cast<const S*>(layer_.x) + t * layer_.frame_size();
     if (layer_.weight_ih == nullptr) {
       step.input_gates = x;
@@ -125,6 +127,15 @@ void run_forward(const Layer& layer, const ForwardResults& results, Workspace& w
   using A = typename Numbers::accumulate;
   const ForwardPass<Numbers> pass(layer, workspace, stream);
   const int64_t size = layer.state_size();
+  if (layer.lengths != nullptr) {
+    clear(results.output, layer.steps * size * sizeof(S), stream);
+    if (results.keeps_cells) {
+      clear(results.cells, layer.steps * size * sizeof(A), stream);
+    }
+    if (results.saved_gates > 0) {
+      clear(results.gates, results.saved_gates * 4 * size * sizeof(S), stream);
+    }
+  }
   S* output = static_cast<S*>(results.output);
   A* cells = static_cast<A*>(results.cells);
   const S* previous_hidden = static_cast<const S*>(layer.h_0);

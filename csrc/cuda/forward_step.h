@@ -12,9 +12,11 @@ struct ForwardStep {
   using S = typename Numbers::storage;
   using A = typename Numbers::accumulate;
   Convolution<2> convolution;  // X_t with W_x, H_{t-1} with W_h
-  int hidden;                  // channels C
-  const S* input_gates;        // (B, H, W, 4, C), added to the convolutions
-  const A* bias;               // (4, C)
+  int64_t t;
+  const int64_t* lengths;  // (B,): the steps of every sequence; null: all
+  int hidden;              // channels C
+  const S* input_gates;    // (B, H, W, 4, C), added to the convolutions
+  const A* bias;           // (4, C)
   Peepholes<A> peepholes;
   Equations<A> equations;
   const A* previous_cell;  // (B, H, W, C): C_{t-1}
@@ -77,6 +79,9 @@ MEMX_KERNEL(Shape::kThreads, 1)
 forward_step(MEMX_KERNEL_ARGUMENT ForwardStep<typename Shape::numbers> step) {
   const Tiling& tiling = step.convolution.tiling;
   const Tile tile = tile_of(tiling, block_x());
+  if (has_ended(step.lengths, tile.image, step.t)) {
+    return;
+  }
   typename Shape::sums sum = {};
   Pipeline<Shape, 2>{step.convolution, tile}.run(sum);
 

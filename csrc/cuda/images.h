@@ -29,6 +29,11 @@ MEMX_DEVICE Tile tile_of(const Tiling& tiling, int64_t number) {
           (within % tiling.tiles_across) << tiling.columns_log2};
 }
 
+// Whether a sequence has no step t; of null lengths all have all steps.
+MEMX_DEVICE bool has_ended(const int64_t* lengths, int64_t sequence, int64_t t) {
+  return lengths != nullptr && t >= lengths[sequence];
+}
+
 // A pixel of a tile, which may lie outside of the image.
 struct Pixel {
   int y, x;

@@ -39,6 +39,8 @@ struct Layer {
   const void* h_0;          // (B, H, W, C)
   const void* c_0;          // (B, H, W, C) of the accumulation type
   const void* hidden_mask;  // (B, H, W, C), multiplies H_{t-1} on its way into its convolution
+  // (B,): the steps of every sequence, after which nothing of it is read; null: all steps.
+  const int64_t* lengths;
 
   int64_t image_pixels() const { return int64_t{height} * width; }
   int64_t state_size() const { return batch * image_pixels() * hidden; }
@@ -55,7 +57,8 @@ struct Layer {
   }
 };
 
-// What the forward pass writes.
+// What the forward pass writes: zeros after the end of a sequence, of which `cells` without
+// keeps_cells has the last.
 struct ForwardResults {
   void* output;  // (T, B, H, W, C)
   void* cells;   // (T, B, H, W, C) of the accumulation type; (B, H, W, C) without keeps_cells

@@ -175,6 +175,11 @@ inline void check(cudaError_t status) {
   }
 }
 
+// Enqueues the writing of zeros.
+inline void clear(void* memory, int64_t bytes, Stream stream) {
+  check(cudaMemsetAsync(memory, 0, bytes, stream));
+}
+
 // Enqueues kernel(arguments) with so many bytes of shared memory a block.
 template <class Arguments>
 void launch(void (*kernel)(Arguments), Grid grid, int threads, int shared_bytes, Stream stream,

@@ -181,6 +181,8 @@ void multiply(float (&sum)[M][N][4], const uint32_t (&left)[M][4], const uint32_
   fibres::wait_for_warp(collective::multiply_tiles<Operand, M, N>, &mine);
 }
 
+inline void clear(void* memory, int64_t bytes, Stream) { std::memset(memory, 0, bytes); }
+
 template <class Arguments>
 void launch(void (*kernel)(Arguments), Grid grid, int threads, int shared_bytes, Stream machine,
             const Arguments& arguments) {

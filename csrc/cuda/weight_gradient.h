@@ -23,6 +23,8 @@ struct WeightGradient {
   Image gradients;  // of the gates (N, H, W, 4C), without a kernel
   Tiling tiling;    // of the gates' images
   int64_t tiles, tiles_a_part;
+  const int64_t* lengths;           // (batch,): the steps of every sequence; null: all
+  int64_t batch, first_step;        // images are those of the batch at this step, then at the next
   int image_bytes, gradient_bytes;  // of a stage in shared memory
   A* parts;                         // (parts, taps, channels, 4C)
 };
@@ -38,6 +40,21 @@ constexpr int kGradientPixels = sizeof(typename Numbers::storage) == 2 ? 128 : 6
 template <class Numbers>
 MEMX_EITHER int gradient_pitch(const Image& image) {
   return image.blocks * kBlockBytes + Numbers::kPixelPadding;
+}
+
+// The first tile from `number` on of which there is a step: after the end of a sequence its images may
+// hold anything.
+template <class Numbers>
+MEMX_DEVICE int64_t next_tile(const WeightGradient<Numbers>& work, int64_t number, int64_t end) {
+  if (work.lengths != nullptr) {
+    const int64_t tiles = work.tiling.tiles();
+    for (int64_t image = number / tiles; number < end; number = ++image * tiles) {
+      if (!has_ended(work.lengths, image % work.batch, work.first_step + image / work.batch)) {
+        break;
+      }
+    }
+  }
+  return number;
 }
 
 // One run of columns of the weight gradient, of rows that are the channels of a chunk under a tap.
@@ -76,13 +93,13 @@ weight_gradient(MEMX_KERNEL_ARGUMENT WeightGradient<Numbers> work) {
       begin + work.tiles_a_part < work.tiles ? begin + work.tiles_a_part : work.tiles;
   const int pitch = gradient_pitch<Numbers>(work.image);
   const int gradient_pitch_ = gradient_pitch<Numbers>(work.gradients);
-  const auto memory_of = [&](int64_t number) {
-    return shared_memory() + number % kGradientStages * (work.image_bytes + work.gradient_bytes);
+  const auto memory_of = [&](int stage) {
+    return shared_memory() + stage % kGradientStages * (work.image_bytes + work.gradient_bytes);
   };
-  const auto request = [&](int64_t number) {
+  const auto request = [&](int64_t number, int stage) {
     if (number < end) {
       const Tile tile = tile_of(work.tiling, number);
-      char* memory = memory_of(number);
+      char* memory = memory_of(stage);
       move_chunk<S>(work.image, work.tiling, tile, chunk, {memory, pitch});
       move_chunk<S>(work.gradients, work.tiling, tile, block_y(),
                     {memory + work.image_bytes, gradient_pitch_});
@@ -94,13 +111,15 @@ weight_gradient(MEMX_KERNEL_ARGUMENT WeightGradient<Numbers> work) {
   const int row = work.image.halo_columns(work.tiling.columns());
   const int down = tap / work.image.kernel_width;
   const int shift = (down * row + tap - down * work.image.kernel_width) * pitch;
-  request(begin);
-  for (int64_t number = begin; number < end; ++number) {
+  int64_t number = next_tile(work, begin, end);
+  request(number, 0);
+  for (int stage = 0; number < end; ++stage) {
     wait_copies<0>();
     barrier();
-    request(number + 1);
+    number = next_tile(work, number + 1, end);
+    request(number, stage + 1);
     if (tap < work.image.taps()) {
-      char* memory = memory_of(number);
+      char* memory = memory_of(stage);
       const PixelImage image{memory + shift, pitch, row, work.tiling.columns_log2};
       const PixelImage gradients{memory + work.image_bytes, gradient_pitch_, work.tiling.columns(),
                                  work.tiling.columns_log2};

@@ -129,6 +129,7 @@ Layer read_layer(Workspace& memory) {
                              &layer.weight_ch, &layer.h_0, &layer.c_0, &layer.hidden_mask}) {
     *field = read_array(memory);
   }
+  layer.lengths = static_cast<const int64_t*>(read_array(memory));
   return layer;
 }
 

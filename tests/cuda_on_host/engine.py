@@ -208,6 +208,7 @@ class _Problem:
             message.array(value)
         mask = case.hidden_mask(self.arguments["x"])
         message.array(None if mask is None else mask.movedim(-3, -1))
+        message.array(case.lengths())
 
     def forward_results(self, trains: bool, saved_gates: int) -> dict[str, Tensor | None]:
         steps = (self.case.steps,)
@@ -249,11 +250,18 @@ class _Problem:
         message.sizes([result for name, result in results.items() if name != "grad of c_0"])
         return results
 
+    def at_ends(self, of_steps: Tensor) -> Tensor:
+        """What every sequence's last step left in (T, B, ...), or in (1, B, ...) of the last."""
+        lengths = self.case.lengths()
+        if lengths is None or len(of_steps) == 1:
+            return of_steps[-1]
+        return of_steps[lengths - 1, torch.arange(len(lengths))]
+
     def by_name(
         self, results: dict[str, Tensor | None], needs: tuple[str, ...]
     ) -> dict[str, Tensor]:
         output, cells = results["output"], results["cells"]
-        found = {"output": output, "h_n": output[-1], "c_n": cells[-1]}
+        found = {"output": output, "h_n": self.at_ends(output), "c_n": self.at_ends(cells)}
         if "x" in needs and not self.case.input_channels:
             results["grad of x"] = results["gate gradients"]
         found |= {

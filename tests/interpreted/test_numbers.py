@@ -18,12 +18,7 @@ from tests.operator_cases import (
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CASES = (
-    *ENGINE_CASES,
-    Case(3, 3, 2, 5, 4, 5, peephole="channel", ragged=True),
-    Case(3, 2, 0, 3, 2, 3, peephole="spatial", output_peephole="current", ragged=True),
-    Case(2, 3, 2, 3, 2, 3, states=False, masked=True, ragged=True, hard_slope=0.5),
-)
+CASES = (*ENGINE_CASES,)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
