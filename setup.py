@@ -1,22 +1,27 @@
 """Build of the C++ extension. Everything else about the package is in pyproject.toml.
 
 The extension is compiled against the PyTorch that is already installed:
-``pip install --no-build-isolation .`` MEMX_FAST_NO_EXTENSION=1 installs the pure Python package,
+``pip install --no-build-isolation .`` Where that is a CUDA build and nvcc is there, the CUDA
+kernels are compiled too, for the GPUs in TORCH_CUDA_ARCH_LIST; no GPU is needed.
+MEMX_FAST_NO_CUDA=1 leaves them out. MEMX_FAST_NO_EXTENSION=1 installs the pure Python package,
 which runs on plain PyTorch.
 """
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 WITH_EXTENSION = os.environ.get("MEMX_FAST_NO_EXTENSION", "") in ("", "0")
+WITH_CUDA = os.environ.get("MEMX_FAST_NO_CUDA", "") in ("", "0")
 PURE_PYTHON = (
     "set MEMX_FAST_NO_EXTENSION=1 to install the package without it (slower, plain PyTorch)"
 )
@@ -33,6 +38,72 @@ COMPILE_FLAGS = [
     "-Wno-psabi",
     *(["-fopenmp"] if sys.platform.startswith("linux") else []),
 ]
+CUDA_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden"]
+# Of the GPUs that the kernels are compiled for unless TORCH_CUDA_ARCH_LIST says otherwise, those
+# that nvcc knows; the last one's PTX is for all that come after it.
+CUDA_ARCHITECTURES = ("8.0", "9.0", "10.0")
+
+
+@dataclass
+class Cuda:
+    """The CUDA compiler, or the reason why there is none to use."""
+
+    problem: str | None = None
+    compiler: str = ""
+    architectures: tuple[str, ...] = ()
+
+    def facts(self) -> dict:
+        """For the build record."""
+        if self.problem is not None:
+            return {"without_cuda": self.problem}
+        return {
+            "without_cuda": None,
+            "cuda_compiler": self.compiler,
+            "cuda_architectures": self.architectures,
+            "cuda_flags": CUDA_FLAGS,
+        }
+
+
+def find_cuda() -> Cuda:
+    """What the CUDA kernels can be compiled with, for the PyTorch that is installed."""
+    import torch
+
+    if not WITH_CUDA:
+        return Cuda("MEMX_FAST_NO_CUDA was set when it was built")
+    if torch.version.cuda is None:
+        return Cuda(f"PyTorch {torch.__version__}, which it was built with, is one without CUDA")
+    home = cuda_home()
+    if home is None:
+        return Cuda(
+            f"no nvcc was found when it was built: install the CUDA toolkit {torch.version.cuda} "
+            "or name its folder in CUDA_HOME"
+        )
+    nvcc = str(home / "bin" / "nvcc")
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release ([\d.]+)", said)[1]
+    if release.partition(".")[0] != torch.version.cuda.partition(".")[0]:
+        return Cuda(
+            f"nvcc {release} was found when it was built, where PyTorch {torch.__version__} needs "
+            f"that of CUDA {torch.version.cuda}: name its folder in CUDA_HOME"
+        )
+    os.environ["CUDA_HOME"] = str(home)
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
+    if not architectures:
+        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+        fitting = [
+            number for number in CUDA_ARCHITECTURES if f"_{number.replace('.', '')}\n" in known
+        ]
+        architectures = os.environ["TORCH_CUDA_ARCH_LIST"] = f"{';'.join(fitting)}+PTX"
+    return Cuda(None, f"nvcc {release}", tuple(architectures.split(";")))
+
+
+def cuda_home() -> Path | None:
+    """The folder of the CUDA toolkit. An nvcc on the path may be a mere wrapper of the real one."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    on_path = shutil.which("nvcc")
+    candidates = [named] if named else [on_path and Path(on_path).parents[1], "/usr/local/cuda"]
+    homes = (Path(candidate) for candidate in candidates if candidate)
+    return next((home for home in homes if (home / "nvvm").is_dir()), None)
 
 
 def extension_arguments() -> dict:
@@ -41,7 +112,6 @@ def extension_arguments() -> dict:
         return {}
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -50,6 +120,14 @@ def extension_arguments() -> dict:
             "Install torch first, then run:  pip install --no-build-isolation .\n"
             f"Or {PURE_PYTHON}."
         ) from None
+    cuda = find_cuda()
+    # Imported now because it looks for CUDA as soon as it is.
+    from torch.utils.cpp_extension import (
+        BuildExtension,
+        CppExtension,
+        CUDAExtension,
+        get_cxx_compiler,
+    )
 
     class BuildWithRecord(BuildExtension):
         """Compiles, and leaves beside the extension a record of what it was compiled with.
@@ -73,6 +151,7 @@ def extension_arguments() -> dict:
                 "extension_suffix": sysconfig.get_config_var("EXT_SUFFIX"),
                 "compiler": version.stdout.partition("\n")[0],
                 "flags": COMPILE_FLAGS,
+                **cuda.facts(),
                 "environment": {
                     name: os.environ[name]
                     for name in ("CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
@@ -89,13 +168,16 @@ def extension_arguments() -> dict:
             for path in {built, installed.with_name(built.name)}:
                 path.write_text(record)
 
-    extension = CppExtension(
+    sources = ["csrc/arguments.cpp", "csrc/ops.cpp", *map(str, Path("csrc/cpu").glob("*.cpp"))]
+    if cuda.problem is None:
+        sources += map(str, Path("csrc/cuda").glob("*.c*"))
+    extension = (CppExtension if cuda.problem else CUDAExtension)(
         "memx_fast._C",
-        ["csrc/arguments.cpp", "csrc/ops.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))],
+        sorted(sources),
         depends=sorted(str(path) for path in Path("csrc").rglob("*") if path.is_file()),
         include_dirs=[str(Path("csrc").resolve())],
         define_macros=[("AT_PER_OPERATOR_HEADERS", None)],
-        extra_compile_args=COMPILE_FLAGS,
+        extra_compile_args={"cxx": COMPILE_FLAGS, "nvcc": CUDA_FLAGS},
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildWithRecord}}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import memx_fast
+from memx_fast import backends
 
 from . import jax_rivals
 from .devices import DEVICES
@@ -172,7 +173,7 @@ class LoopStack(nn.Module):
 class FusedStack(nn.Module):
     """memx_fast.ConvLSTM with the problem's weights and peepholes."""
 
-    def __init__(self, problem: Problem, recompute: float) -> None:
+    def __init__(self, problem: Problem, recompute: float, backend: str) -> None:
         super().__init__()
         workload = problem.workload
         (hidden_channels,) = set(workload.hidden_channels)
@@ -184,6 +185,7 @@ class FusedStack(nn.Module):
             peephole=workload.peephole,
             spatial_size=(workload.height, workload.width) if workload.peephole else None,
             recompute=recompute,
+            backend=backend,
             device=problem.x.device,
         )
         with torch.no_grad():
@@ -265,9 +267,17 @@ class TorchRunner:
             yield
 
 
-def build_fused(problem: Problem, dtype: str, recompute: float = 0.5) -> TorchRunner:
+def build_fused(
+    problem: Problem, dtype: str, recompute: float = 0.5, backend: str = "auto"
+) -> TorchRunner:
     """memx_fast."""
-    return TorchRunner(FusedStack(problem, recompute), problem, dtype)
+    return TorchRunner(FusedStack(problem, recompute, backend), problem, dtype)
+
+
+def missing_engine(name: str) -> str | None:
+    """The reason why an engine of memx_fast cannot run here, or None."""
+    engine = next(engine for engine in backends.available() if engine.name == name)
+    return None if engine.available else engine.reason
 
 
 def build_loop(
@@ -292,6 +302,7 @@ def build_graphed(
 
 
 CHAMPION = "memx_fast"
+TRITON, CUDA = "memx_fast, Triton", "memx_fast, CUDA C++"
 
 CONTENDERS = (
     Contender(CHAMPION, "memx_fast.ConvLSTM", build_fused, peephole=True),
@@ -308,6 +319,17 @@ CONTENDERS = (
         partial(build_fused, recompute=1.0),
         peephole=True,
         passes=("training",),
+    ),
+    *(
+        Contender(
+            name,
+            f'the same with backend="{engine}"',
+            partial(build_fused, backend=engine),
+            peephole=True,
+            devices=("cuda",),
+            missing=partial(missing_engine, engine),
+        )
+        for name, engine in ((TRITON, "triton"), (CUDA, "cuda"))
     ),
     Contender("eager", "loop, one convolution on cat([x, h])", partial(build_loop, PopularLayer)),
     Contender(

@@ -1,8 +1,9 @@
 """Which engines can run the layer on this machine, why the others cannot, and which one is used.
 
 An *engine* executes the recurrence: ``"cpp"`` is the fused C++ code for tensors on the CPU,
-``"triton"`` the fused Triton code for tensors on GPUs, ``"reference"`` plain PyTorch for tensors
-anywhere. ``"auto"`` is not an engine but the request for the fastest one available.
+``"triton"`` and ``"cuda"`` the fused Triton and CUDA C++ code for tensors on GPUs, ``"reference"``
+plain PyTorch for tensors anywhere. ``"auto"`` is not an engine but the request for the fastest one
+available.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import re
 import sysconfig
 import warnings
 from collections.abc import Callable
@@ -61,8 +63,10 @@ def build_record() -> dict[str, Any] | None:
     """Facts that the build of the extension left beside it, or None if no extension was built.
 
     Keys: ``torch`` (version compiled against), ``extension_suffix`` (which interpreter it is for),
-    ``compiler``, ``flags``. They are read from here, not from the extension, because importing an
-    extension that was compiled against another PyTorch can end the process.
+    ``compiler``, ``flags``; ``without_cuda`` (why the CUDA kernels were left out, or None) and, if
+    they were not, ``cuda_compiler``, ``cuda_architectures`` (as in TORCH_CUDA_ARCH_LIST),
+    ``cuda_flags``. They are read from here, not from the extension, because importing an extension
+    that was compiled against another PyTorch can end the process.
     """
     if not BUILD_RECORD.is_file():
         return None
@@ -71,7 +75,7 @@ def build_record() -> dict[str, Any] | None:
 
 
 def load_extension() -> bool:
-    """Import the extension, once, which registers ``torch.ops.memx_fast.*`` for the CPU.
+    """Import the extension, once, which registers ``torch.ops.memx_fast.*`` for its devices.
 
     Returns:
         True if the kernels are there. False if no extension fits this interpreter and this
@@ -81,7 +85,7 @@ def load_extension() -> bool:
 
 
 def available() -> tuple[Backend, ...]:
-    """Every engine that memx_fast knows, fastest first, with what this process can say about it."""
+    """Every engine that memx_fast knows, plain PyTorch last, and what can be said about it here."""
     found = []
     for engine in _ENGINES:
         problem = engine.problem()
@@ -105,8 +109,8 @@ def resolve(backend: str, device: torch.device) -> str:
         device: where the tensors are.
 
     Returns:
-        The engine's name. If ``"auto"`` has to pass over a faster engine made for this kind of
-        device, a ``RuntimeWarning`` says so and why, once in a process.
+        The engine's name. If ``"auto"`` comes down to plain PyTorch because the engines made for
+        this kind of device cannot be used, a ``RuntimeWarning`` says so and why, once in a process.
 
     Raises:
         ValueError: ``backend`` is no known name.
@@ -127,14 +131,23 @@ def resolve(backend: str, device: torch.device) -> str:
     return engine.name
 
 
+@torch.compiler.assume_constant_result
+def has_both_for_gpus(device: torch.device) -> bool:
+    """Whether both engines for GPUs can run tensors on ``device``: see :mod:`.gpu_engines`."""
+    return device.type == "cuda" and _triton_problem() is None and _cuda_problem() is None
+
+
 def _fastest(device: torch.device) -> str:
-    candidates = [engine for engine in _ENGINES if engine.serves(device)]
-    for engine in candidates:
-        problem = engine.problem()
-        if problem is None:
-            return engine.name
-        _warn_once(f"memx_fast runs without its {engine.name!r} engine, slowly: {problem}")
-    raise RuntimeError(f"no engine of memx_fast runs tensors on {device}")
+    problems = []
+    for engine in _ENGINES:
+        if engine.devices and engine.serves(device):
+            problem = engine.problem()
+            if problem is None:
+                return engine.name
+            problems.append(f"without its {engine.name!r} engine: {problem}")
+    if problems:
+        _warn_once(f"memx_fast runs on plain PyTorch, slowly, {'; '.join(problems)}")
+    return "reference"
 
 
 @functools.cache
@@ -188,15 +201,53 @@ def _triton_problem() -> str | None:
     return None
 
 
+@functools.cache
+def _cuda_problem() -> str | None:
+    """The reason why the CUDA kernels of the extension cannot be used."""
+    problem = _extension_problem()
+    if problem is not None:
+        return problem
+    record = build_record() or {}
+    if record["without_cuda"] is not None:
+        return f"its extension has no CUDA kernels: {record['without_cuda']}"
+    if not torch.cuda.is_available():
+        return "this PyTorch sees no GPU"
+    capability = torch.cuda.get_device_capability()
+    if not any(_runs_on(compiled, capability) for compiled in record["cuda_architectures"]):
+        return (
+            f"this GPU has compute capability {capability[0]}.{capability[1]}, the CUDA kernels "
+            f"were compiled for {' '.join(record['cuda_architectures'])}: with another "
+            f"TORCH_CUDA_ARCH_LIST, and nothing below 8.0, {_REINSTALL}"
+        )
+    return None
+
+
+def _runs_on(compiled: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU runs what was compiled for one entry of TORCH_CUDA_ARCH_LIST.
+
+    Machine code is for all later GPUs of one major version, or for one alone (9.0a); PTX is for all
+    later ones. A name like Hopper stands for some that PyTorch knows.
+    """
+    entry = re.fullmatch(r"(\d+)\.(\d+)(a?)(\+PTX)?", compiled)
+    if entry is None:
+        return capability >= (8, 0)
+    target = int(entry[1]), int(entry[2])
+    if entry[3]:
+        return target == capability
+    return target <= capability and (target[0] == capability[0] or entry[4] is not None)
+
+
 def _no_problem() -> str | None:
     return None
 
 
-# Fastest first: the order in which "auto" tries them.
+# The order in which "auto" tries them. Of two that serve one device, measurements may prefer the
+# second: see gpu_engines.py.
 _ENGINES = (
     _Engine("cpp", ("cpu",), "fused C++ code for tensors on cpu", _extension_problem),
     _Engine(
         "triton", TRITON_DEVICES, "fused Triton code for tensors on cuda and xpu", _triton_problem
     ),
+    _Engine("cuda", ("cuda",), "fused CUDA C++ code for tensors on cuda", _cuda_problem),
     _Engine("reference", (), "plain PyTorch for tensors on any device", _no_problem),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import backends, fused, onnx, ops, reference
+from . import backends, fused, gpu_engines, onnx, ops, reference
 from . import lengths as variable
 from .arguments import Sizes, described, positive, share_or_flag
 from .geometry import InputConvolution, Padding
@@ -152,20 +153,28 @@ def conv_lstm(
     output, h_n, c_n = fused.conv_lstm(
         fused.Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths),
         convolution,
-        fused.Options(output_peephole, slope, recompute),
+        fused.Options(output_peephole, slope, recompute, ops.operator_of(engine)),
     )
     return output, (h_n, c_n)
 
 
-def _engine(backend: str, x: Tensor, *others: Tensor | None) -> str:
+def _engine(
+    backend: str,
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    *others: Tensor | None,
+) -> str:
     """Name of the engine, which is the reference where only plain PyTorch knows what to do."""
     engine: str = backends.resolve(backend, x.device)
+    if backend == "auto" and backends.has_both_for_gpus(x.device):
+        engine = _fastest_for_gpus(x, weight_ih, weight_hh, *others)
     if torch.onnx.is_in_onnx_export():
         # The older exporter traces, and unrolls every loop.
         return "reference" if backend == "reference" or torch.jit.is_tracing() else _SCAN
     if engine == "reference" or x.shape[1] == 0:
         return "reference"
-    if not _is_transformed(x, *others):
+    if not _is_transformed(x, weight_ih, weight_hh, *others):
         return engine
     if backend != "auto":
         raise RuntimeError(
@@ -173,6 +182,23 @@ def _engine(backend: str, x: Tensor, *others: Tensor | None) -> str:
             'only plain PyTorch supports; use backend="auto" or "reference"'
         )
     return "reference"
+
+
+def _fastest_for_gpus(
+    x: Tensor, weight_ih: Tensor | None, weight_hh: Tensor, *others: Tensor | None
+) -> str:
+    tensors = (x, weight_ih, weight_hh, *others)
+    trains = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+    return gpu_engines.fastest(
+        x.device,
+        reference.autocast_dtype(x) or x.dtype,
+        trains,
+        0 if weight_ih is None else weight_ih.shape[1],
+        weight_hh.shape[1],
+        math.prod(weight_hh.shape[2:]),
+    )
 
 
 def _is_transformed(*tensors: Tensor | None) -> bool:

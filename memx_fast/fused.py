@@ -34,11 +34,12 @@ class Arguments(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Those of :func:`memx_fast.functional.conv_lstm` that are no tensors and no geometry."""
+    """What is no tensor and no geometry: see :func:`memx_fast.functional.conv_lstm`."""
 
     output_peephole: str
     hard_sigmoid_slope: float
     recompute: float
+    operator: str  # that runs it: see memx_fast.ops.OPERATORS
 
 
 Results = tuple[Tensor, Tensor, Tensor]

@@ -164,6 +164,8 @@ def _extension_lines(extension: dict[str, Any] | None) -> list[str]:
         return ["not loaded; the backends above say why"]
     lines = []
     for name, value in extension.items():
+        if value is None:
+            continue
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         lines.append(f"{name.replace('_', ' '):<32}{text}")
     return lines

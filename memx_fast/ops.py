@@ -136,6 +136,11 @@ def fused_conv_lstm(
     return output, h_n, c_n
 
 
+def operator_of(engine: str) -> str:
+    """The one of :data:`OPERATORS` with which a fused engine of :mod:`.backends` runs."""
+    return "conv_lstm_cuda" if engine == "cuda" else "conv_lstm"
+
+
 def kept_steps(steps: int, recompute: float) -> int:
     """Number of steps whose gates are kept, in whole numbers so that tracing can follow them."""
     if torch.compiler.is_exporting():

@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from memx_fast import backends, info
+from memx_fast import backends, gpu_engines, info
 
 CPU = torch.device("cpu")
 
@@ -39,14 +40,16 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordWr
 def forget_decisions() -> None:
     backends._extension_problem.cache_clear()
     backends._triton_problem.cache_clear()
+    backends._cuda_problem.cache_clear()
     backends._warn_once.cache_clear()
 
 
 def test_every_engine_is_available_after_a_full_build() -> None:
     """The engines come fastest first, the compiled one is there: a missing build is a failure."""
     found = backends.available()
-    assert [backend.name for backend in found] == ["cpp", "triton", "reference"]
-    assert all(backend.available for backend in found if backend.name != "triton"), found
+    assert [backend.name for backend in found] == ["cpp", "triton", "cuda", "reference"]
+    for_gpus = ("triton", "cuda")
+    assert all(backend.available for backend in found if backend.name not in for_gpus), found
     assert backends.load_extension()
 
 
@@ -97,17 +100,32 @@ def test_extension_built_for_something_else_is_left_alone(
 def test_installation_without_extension_says_how_to_get_it(record: RecordWriter) -> None:
     """No record, no extension: the reason names the variable that left it out."""
     record(None)
-    compiled, _, reference = backends.available()
-    assert not compiled.available
-    assert "MEMX_FAST_NO_EXTENSION" in compiled.reason
+    compiled, _, cuda, reference = backends.available()
+    for engine in (compiled, cuda):
+        assert not engine.available
+        assert "MEMX_FAST_NO_EXTENSION" in engine.reason
     assert reference.available
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """``machine(triton=True, gpu=False)``: whether Triton is installed, which GPU is seen."""
+    """``machine(triton=True, gpu=False)``: whether Triton is installed, which GPU is seen.
 
-    def pretend(*, triton: bool, gpu: bool, capability: tuple[int, int] = (9, 0)) -> None:
+    The extension has CUDA kernels only if ``compiled`` says for which GPUs.
+    """
+
+    genuine = backends.build_record()
+    assert genuine is not None
+
+    def pretend(
+        *,
+        triton: bool,
+        gpu: bool,
+        capability: tuple[int, int] = (9, 0),
+        compiled: tuple[str, ...] = (),
+    ) -> None:
+        cuda = {"without_cuda": None if compiled else "no nvcc", "cuda_architectures": compiled}
+        monkeypatch.setattr(backends, "build_record", lambda: {**genuine, **cuda})
         usual = importlib.util.find_spec
         specification = importlib.machinery.ModuleSpec("triton", None) if triton else None
         monkeypatch.setattr(
@@ -116,7 +134,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             lambda name, *args: specification if name == "triton" else usual(name, *args),
         )
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
         forget_decisions()
 
     yield pretend
@@ -157,10 +175,70 @@ def test_missing_triton_gives_one_warning_and_the_reference(machine: Callable[..
         backends.resolve("triton", torch.device("cuda"))
 
 
-def test_triton_without_a_gpu_says_so(machine: Callable[..., None]) -> None:
+def test_missing_engines_for_gpus_are_in_one_warning(machine: Callable[..., None]) -> None:
+    """Plain PyTorch takes the place of both: the reasons of both are given."""
+    machine(triton=False, gpu=True)
+    with pytest.warns(RuntimeWarning, match=r"Triton is not.*has no CUDA kernels: no nvcc"):
+        assert backends.resolve("auto", torch.device("cuda")) == "reference"
+    with pytest.raises(RuntimeError, match=r"backend 'cuda' is not available: .*no nvcc"):
+        backends.resolve("cuda", torch.device("cuda"))
+
+
+def test_cuda_kernels_do_without_triton(machine: Callable[..., None]) -> None:
+    """Where only one engine for GPUs is there, "auto" takes it and has nothing to warn of."""
+    machine(triton=False, gpu=True, compiled=("9.0",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.resolve("auto", torch.device("cuda")) == "cuda"
+    assert not backends.has_both_for_gpus(torch.device("cuda"))
+    with pytest.raises(RuntimeError, match=r"'cuda' runs tensors on cuda, .* on cpu"):
+        backends.resolve("cuda", CPU)
+
+
+@pytest.mark.parametrize(
+    ("capability", "compiled", "fits"),
+    [
+        ((9, 0), ("8.0", "9.0"), True),
+        ((8, 9), ("8.0",), True),
+        ((8, 0), ("8.6",), False),
+        ((9, 0), ("8.0",), False),
+        ((9, 0), ("8.0+PTX",), True),
+        ((12, 0), ("8.0", "10.0+PTX"), True),
+        ((10, 0), ("9.0a+PTX",), False),
+        ((9, 0), ("9.0a",), True),
+        ((9, 0), ("Hopper",), True),
+        ((7, 5), ("8.0", "10.0+PTX"), False),
+        ((7, 5), ("Ampere",), False),
+    ],
+)
+def test_cuda_kernels_fit_the_gpu_or_say_why_not(
+    machine: Callable[..., None],
+    capability: tuple[int, int],
+    compiled: tuple[str, ...],
+    fits: bool,
+) -> None:
+    """Machine code runs on GPUs of its major version, PTX on all later ones."""
+    machine(triton=True, gpu=True, capability=capability, compiled=compiled)
+    (found,) = (backend for backend in backends.available() if backend.name == "cuda")
+    assert found.available == fits
+    if not fits:
+        reason = f"compute capability {capability[0]}.{capability[1]}, .* for {compiled[0]}"
+        assert re.search(reason.replace("+", r"\+"), found.reason)
+
+
+def test_triton_is_taken_as_long_as_nothing_was_measured(machine: Callable[..., None]) -> None:
+    """Both engines can run: the table decides, and without a line for it Triton is taken."""
+    machine(triton=True, gpu=True, compiled=("9.0",))
+    device = torch.device("cuda")
+    assert backends.has_both_for_gpus(device)
+    assert backends.resolve("auto", device) == gpu_engines.DEFAULT == "triton"
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_engine_without_a_gpu_says_so(machine: Callable[..., None], name: str) -> None:
     """The list of engines gives the reason."""
-    machine(triton=True, gpu=False)
-    (found,) = (backend for backend in backends.available() if backend.name == "triton")
+    machine(triton=True, gpu=False, compiled=("9.0",))
+    (found,) = (backend for backend in backends.available() if backend.name == name)
     assert not found.available
     assert found.reason == "this PyTorch sees no GPU"
 
@@ -179,6 +257,7 @@ def test_record_tells_how_the_extension_was_built() -> None:
     assert found["torch"] == torch.__version__
     assert found["extension_suffix"] == sysconfig.get_config_var("EXT_SUFFIX")
     assert found["compiler"]
+    assert found["without_cuda"] if torch.version.cuda is None else "cuda_compiler" in found
     assert "-O3" in found["flags"]
 
 
@@ -202,7 +281,8 @@ def test_info_as_json_holds_every_fact(capsys: pytest.CaptureFixture[str]) -> No
     assert facts["threads"] == torch.get_num_threads()
     assert facts["devices"][0]["device"] == "cpu"
     assert facts["devices"][0]["backend"] == "cpp"
-    assert [backend["name"] for backend in facts["backends"]] == ["cpp", "triton", "reference"]
+    names = [backend["name"] for backend in facts["backends"]]
+    assert names == ["cpp", "triton", "cuda", "reference"]
     extension = facts["extension"]
     assert extension["instruction_set_in_use"] == extension["instruction_sets"][-1]
 

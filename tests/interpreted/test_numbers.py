@@ -18,10 +18,8 @@ from tests.operator_cases import (
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CASES = (*ENGINE_CASES,)
 
-
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ENGINE_CASES, ids=str)
 def test_float64_agrees_with_the_reference(case: Case) -> None:
     """Results and all gradients to 1e-10, with the gates of half of the steps saved."""
     arguments = cast(case.arguments(), torch.float64)
