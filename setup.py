@@ -168,7 +168,7 @@ def extension_arguments() -> dict:
             for path in {built, installed.with_name(built.name)}:
                 path.write_text(record)
 
-    sources = ["csrc/arguments.cpp", "csrc/ops.cpp", *map(str, Path("csrc/cpu").glob("*.cpp"))]
+    sources = [*map(str, Path("csrc").glob("*.cpp")), *map(str, Path("csrc/cpu").glob("*.cpp"))]
     if cuda.problem is None:
         sources += map(str, Path("csrc/cuda").glob("*.c*"))
     extension = (CppExtension if cuda.problem else CUDAExtension)(

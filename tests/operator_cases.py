@@ -1,6 +1,8 @@
 """Problems for the fused operator, and plain PyTorch to compare with: shared by its tests."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -119,15 +121,22 @@ ENGINE_CASES = (
 )
 
 
-def fused(case: Case, arguments: dict[str, Tensor | None], recompute: float = 0.0):
+def fused(
+    case: Case,
+    arguments: dict[str, Tensor | None],
+    recompute: float = 0.0,
+    operator: str = "conv_lstm",
+):
+    lengths = case.lengths()
     return ops.fused_conv_lstm(
         *(arguments[name] for name in NAMES),
         case.hidden_mask(arguments["x"]),
-        case.lengths(),
+        None if lengths is None else lengths.to(arguments["x"].device),
         padding=case.padding,
         output_peephole=case.output_peephole,
         hard_sigmoid_slope=case.hard_slope,
         recompute=recompute,
+        operator=operator,
     )
 
 
@@ -210,6 +219,16 @@ def results_and_gradients(function, case: Case, arguments, incoming) -> dict[str
     found = dict(zip(("output", "h_n", "c_n"), results, strict=True))
     found |= {f"grad of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
     return {name: value.detach() for name, value in found.items()}
+
+
+@contextmanager
+def float32_multiplied_in(precision: str) -> Iterator[None]:
+    """Products of float32 on a GPU: "ieee" or "tf32", PyTorch's own and ours."""
+    convolutions = torch.backends.cudnn.conv
+    usual = convolutions.fp32_precision
+    convolutions.fp32_precision = precision
+    yield
+    convolutions.fp32_precision = usual
 
 
 def distance(found: Tensor, exact: Tensor) -> float:

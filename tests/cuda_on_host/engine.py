@@ -40,11 +40,11 @@ def compile_engine(folder: Path, sources: Path = SOURCES, harness: tuple[str, ..
     """
     units = [sources / "cuda" / name for name in ("backward.cu", "forward.cu")]
     with ThreadPoolExecutor(2) as pool:
-        compiled = pool.map(lambda unit: _compiled(unit, folder, sources), units)
+        compiled = pool.map(lambda unit: compile_unit(unit, folder, sources), units)
         harness = harness or compile_harness(folder)
         objects = (*compiled, *harness)
     program = folder / "engine"
-    _compiler(*objects, "-o", str(program))
+    run_compiler(*objects, "-o", str(program))
     return program
 
 
@@ -63,20 +63,23 @@ def compile_for_gpu(folder: Path) -> Path:
 def compile_harness(folder: Path) -> tuple[str, ...]:
     """Compile what the kernels are run by; gives the objects."""
     units = [HERE / name for name in ("engine.cpp", "fibres.cpp")]
-    return tuple(_compiled(unit, folder, SOURCES) for unit in units)
+    return tuple(compile_unit(unit, folder, SOURCES) for unit in units)
 
 
-def _compiled(unit: Path, folder: Path, sources: Path) -> str:
+def compile_unit(unit: Path, folder: Path, sources: Path, flags: tuple[str, ...] = ()) -> str:
+    """Compile one file; gives the object."""
     result = str(folder / f"{unit.stem}.o")
     include = (f"-I{sources / 'cuda'}", f"-I{HERE}")
-    _compiler(*include, "-c", "-x", "c++", str(unit), "-o", result)
+    run_compiler(*flags, *include, "-c", "-x", "c++", str(unit), "-o", result)
     return result
 
 
-def _compiler(*arguments: str) -> None:
+def run_compiler(*arguments: str) -> str:
+    """What the compiler says; its errors are the test's."""
     command = (os.environ.get("CXX", "g++"), *FLAGS, *arguments)
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 @dataclass(frozen=True)
