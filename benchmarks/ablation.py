@@ -1,7 +1,8 @@
 """``python -m benchmarks.ablation``: what each optimisation is worth, each switched off alone.
 
-Rounds are interleaved, as in the suite: each round runs every variant once, and the ratios are
-medians over rounds of a variant's time over that with everything on.
+On a GPU (``--device cuda``) these are the CUDA C++ kernels, and Triton's stand beside them. Rounds
+are interleaved, as in the suite: each round runs every variant once, and the ratios are medians
+over rounds of a variant's time over that with everything on.
 """
 
 from __future__ import annotations
@@ -17,29 +18,50 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from memx_fast import _C
 from memx_fast.samm.files import replacing
 
-from .devices import device_name, has_bfloat16
+from .devices import DEVICES, device_name, has_bfloat16, synchronise
 from .report import RESULTS_FOLDER, file_stem
 from .rivals import Runner, build_fused
-from .workloads import PASSES, Problem, Workload, workload_named
+from .workloads import DTYPES, PASSES, Problem, Workload, workload_named
 
 DEFAULT_WORKLOADS = ("samm", "openstl", "pointwise")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run: settings that hold while it does, and the share of gates not kept."""
+    """One way to run: settings that hold while it does, the engine, the share of gates not kept."""
 
     name: str
     setting: Callable[[], None] = lambda: None
     recompute: float = 0.5
     passes: tuple[str, ...] = PASSES
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+    backend: str = "auto"
 
 
-def variants() -> list[Variant]:
+def variants(device: str) -> list[Variant]:
     """Everything on, then each optimisation that this machine has without it."""
+    return _variants_on_gpu() if device == "cuda" else _variants_on_cpu()
+
+
+def _variants_on_gpu() -> list[Variant]:
+    def without_tf32() -> None:
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+    return [
+        Variant("all optimisations", backend="cuda"),
+        Variant("Triton", backend="triton"),
+        Variant("no TF32", without_tf32, dtypes=("float32",), backend="cuda"),
+        Variant("gates of all steps kept", recompute=0.0, passes=("training",), backend="cuda"),
+        Variant("gates of no step kept", recompute=1.0, passes=("training",), backend="cuda"),
+    ]
+
+
+def _variants_on_cpu() -> list[Variant]:
     found = [
         Variant("all optimisations"),
         Variant("direct convolution, no Winograd", partial(_C.tune, winograd=False)),
@@ -57,12 +79,15 @@ def variants() -> list[Variant]:
 def applied(setting: Callable[[], None]) -> Iterator[None]:
     """The setting, for a while."""
     instruction_set = _C.instruction_set()
+    convolutions = torch.backends.cudnn.conv
+    precision = convolutions.fp32_precision
     setting()
     try:
         yield
     finally:
         _C.tune()
         _C.select_instruction_set(instruction_set)
+        convolutions.fp32_precision = precision
 
 
 @dataclass(frozen=True)
@@ -79,21 +104,29 @@ class Line:
     ratio: float
 
 
-def measure(workload: Workload, dtype: str, work: str, rounds: int) -> list[Line]:
+def measure(
+    workload: Workload, dtype: str, work: str, rounds: int, device: str = "cpu"
+) -> list[Line]:
     """Times of every variant."""
-    problem = Problem.of(workload)
-    taking_part = [variant for variant in variants() if work in variant.passes]
-    runners = [build_fused(problem, dtype, variant.recompute) for variant in taking_part]
+    problem = Problem.of(workload, device)
+    taking_part = [
+        variant
+        for variant in variants(device)
+        if work in variant.passes and dtype in variant.dtypes
+    ]
+    runners = [
+        build_fused(problem, dtype, variant.recompute, variant.backend) for variant in taking_part
+    ]
     times: list[list[float]] = [[] for _ in taking_part]
     for number in range(rounds + 1):
         for variant, runner, record in zip(taking_part, runners, times, strict=True):
             with applied(variant.setting):
-                seconds = timed(runner, work)
+                seconds = timed(runner, work, device)
             if number > 0:
                 record.append(seconds)
     return [
         Line(
-            device_name("cpu"),
+            device_name(device),
             workload.name,
             dtype,
             work,
@@ -106,13 +139,15 @@ def measure(workload: Workload, dtype: str, work: str, rounds: int) -> list[Line
     ]
 
 
-def timed(runner: Runner, work: str) -> float:
+def timed(runner: Runner, work: str, device: str) -> float:
     """Seconds of one pass."""
+    synchronise(device)
     start = time.perf_counter()
     if work == "forward":
         runner.forward()
     else:
         runner.training()
+    synchronise(device)
     return time.perf_counter() - start
 
 
@@ -156,16 +191,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("workloads", nargs="*", default=DEFAULT_WORKLOADS)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--into", type=Path, default=RESULTS_FOLDER, help="folder of the CSV file")
     options = parser.parse_args()
     lines = [
         line
-        for dtype in ("float32", "bfloat16")[: 1 + has_bfloat16("cpu")]
+        for dtype in ("float32", "bfloat16")[: 1 + has_bfloat16(options.device)]
         for workload in options.workloads
         for work in PASSES
-        for line in measure(workload_named(workload), dtype, work, options.rounds)
+        for line in measure(workload_named(workload), dtype, work, options.rounds, options.device)
     ]
-    RESULTS_FOLDER.mkdir(exist_ok=True)
-    write(RESULTS_FOLDER / f"{file_stem(device_name('cpu'))}-ablation.csv", lines)
+    options.into.mkdir(exist_ok=True)
+    write(options.into / f"{file_stem(device_name(options.device))}-ablation.csv", lines)
     print(markdown(lines))
     return 0
 

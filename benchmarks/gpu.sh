@@ -1,13 +1,15 @@
 #!/bin/sh
-# Proves and measures the GPU engine on a machine that has one, without network, in nine minutes:
+# Proves and measures both GPU engines on a machine that has one, without network, in nine minutes:
 # benchmarks/gpu.sh OUT
 #
-# Installs the package into build/gpu, without the kernels for the CPU, runs the tests that need a
-# GPU, those of the CUDA kernels (which nothing calls yet) where nvcc is on the path,
-# compute-sanitizer over a small case where it is, and then as much of the benchmark suite as time
-# allows.
-# Everything it finds is written below OUT, the tables and a CSV to commit below OUT/results; a
-# summary comes last. PYTHON names the interpreter (python3), whose packages are used.
+# Installs the package into build/gpu, compiled for this GPU alone; where that fails, without its
+# extension, so that Triton can be measured all the same. Then runs the tests that need a GPU,
+# compute-sanitizer over a small case where it is there, as much of the benchmark suite as time
+# allows, and what each optimisation is worth on one workload.
+# Everything it finds is written below OUT, the tables and a CSV to commit below OUT/results; and,
+# in OUT/gpu_engines.csv, which engine was faster: committed as memx_fast/gpu_engines.csv, it is what
+# "auto" goes by. A summary comes last. PYTHON names the interpreter (python3), whose packages are
+# used.
 set -u
 
 if [ $# -ne 1 ]; then
@@ -25,7 +27,7 @@ cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH="$PWD/build/gpu${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONSAFEPATH=1  # the package that was installed, not the folder of its sources
 failed=0
-deadline=$(($(date +%s) + 530))
+deadline=$(($(date +%s) + 470))
 
 # report NAME COMMAND...: the command's output goes to OUT/NAME.txt, one line to the screen.
 report() {
@@ -56,20 +58,25 @@ measure() {
 }
 
 rm -rf build/gpu
-report build env MEMX_FAST_NO_EXTENSION=1 "$python" -m pip install -q --target build/gpu --no-index --no-deps \
-    --no-build-isolation .
+install() {
+    "$python" -m pip install -q --target build/gpu --no-index --no-deps --no-build-isolation .
+}
+TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch
+print("{}.{}".format(*torch.cuda.get_device_capability()))')
+export TORCH_CUDA_ARCH_LIST
+report build install
+if [ ! -d build/gpu/memx_fast ]; then
+    export MEMX_FAST_NO_EXTENSION=1
+    report build-without-extension install
+fi
 
 report info "$python" -m memx_fast.info
 report tests timeout -k 15 -s INT 240 "$python" -m pytest -m gpu -rs -p no:cacheprovider \
-    --junitxml="$out/tests.xml" tests/test_triton_gpu.py
-if command -v nvcc >/dev/null; then
-    report cuda-kernels timeout -k 15 -s INT 120 env MEMX_FAST_CUDA_ON_GPU=1 \
-        "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_on_host.py
-fi
+    --junitxml="$out/tests.xml" tests/test_gpu.py
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         report "$tool" timeout -k 15 60 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            "$python" -m pytest -q -p no:cacheprovider tests/test_triton_gpu.py -k test_autocast
+            "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k test_autocast
     done
 fi
 for type in bfloat16 float32; do
@@ -77,6 +84,12 @@ for type in bfloat16 float32; do
         measure "$workload" "$type"
     done
 done
+report gpu-engines env PYTHONPATH="$PYTHONPATH:$PWD" \
+    "$python" -m benchmarks.gpu_engines "$out"/results/*.csv --into "$out/gpu_engines.csv"
+if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
+    report ablation env PYTHONPATH="$PYTHONPATH:$PWD" timeout -k 15 60 \
+        "$python" -m benchmarks.ablation samm --device cuda --into "$out/ablation"
+fi
 tail -n 3 "$out/tests.txt"
-cat "$out"/results/*.md 2>/dev/null
+cat "$out"/results/*.md "$out/ablation.txt" 2>/dev/null
 exit $failed

@@ -14,9 +14,10 @@ from benchmarks import ablation, contest, memory, report, results
 from benchmarks.contest import Effort, Entry
 from benchmarks.machine import Machine
 from benchmarks.results import Circumstances, Row
-from benchmarks.rivals import CONTENDERS, Contender, contender_named
+from benchmarks.rivals import CONTENDERS, CUDA, TRITON, Contender, contender_named
 from benchmarks.workloads import PASSES, WORKLOADS, Problem, Workload, workload_named
-from memx_fast import _C
+from memx_fast import _C, backends
+from memx_fast.backends import Backend
 
 ROOT = Path(__file__).parents[1]
 BRIEF = Effort(rounds=3, seconds=0.0, preparation=60.0)
@@ -133,7 +134,28 @@ def test_contenders_of_another_device_stay_away() -> None:
     assert contest.hold(TINY, "forward", "float32", [on_gpu], BRIEF) == []
     only_there = {one.name for one in CONTENDERS if "cpu" not in one.devices}
     assert only_there >= {"memx_fast, graph", "eager channels_last, graph", "fused cell, graph"}
+    assert only_there >= {TRITON, CUDA}
     assert {one.name for one in CONTENDERS if "cuda" not in one.devices} == {"flax", "keras"}
+
+
+@pytest.mark.parametrize("name", [TRITON, CUDA])
+def test_engines_that_are_missing_say_why(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contender of an engine is left out with the engine's own reason."""
+    engine = {TRITON: "triton", CUDA: "cuda"}[name]
+    reasons = (
+        Backend("triton", engine != "triton", "no triton"),
+        Backend("cuda", engine != "cuda", "no cuda"),
+    )
+    monkeypatch.setattr(backends, "available", lambda: reasons)
+    assert contender_named(name).missing() == f"no {engine}"
+    assert contender_named(CUDA if name == TRITON else TRITON).missing() is None
+
+
+def test_ablation_on_a_gpu_names_its_engines() -> None:
+    """Everything on is CUDA C++; no line leaves the engine to the table that it may decide on."""
+    found = ablation.variants("cuda")
+    assert [found[0].name, found[0].backend] == ["all optimisations", "cuda"]
+    assert {variant.backend for variant in found} == {"cuda", "triton"}
 
 
 def test_rounds_take_turns() -> None:

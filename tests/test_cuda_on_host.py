@@ -3,11 +3,8 @@
 A block's threads run one after the other between barriers; shared memory, the workspace and all
 results have exactly the size asked for and are filled with NaN. What reads or writes beside them,
 reads too early, or holds a matrix fragment wrongly, ends the program or changes the numbers.
-
-MEMX_FAST_CUDA_ON_GPU=1 runs the same tests on a GPU, as benchmarks/gpu.sh does.
 """
 
-import os
 import sys
 from itertools import cycle
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cuda_on_host.engine import DTYPES, Device, Engine, compile_engine, compile_for_gpu
+from tests.cuda_on_host.engine import DTYPES, Device, Engine, compile_engine
 from tests.operator_cases import (
     ENGINE_CASES,
     NAMES,
@@ -26,8 +23,6 @@ from tests.operator_cases import (
     plain,
     results_and_gradients,
 )
-
-ON_GPU = os.environ.get("MEMX_FAST_CUDA_ON_GPU", "") == "1"
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,8 +45,7 @@ DEVICES = (Device(132, 1, copies_land_at_once=False), Device(1, 2, copies_land_a
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cuda-on-host")
-    return compile_for_gpu(folder) if ON_GPU else compile_engine(folder)
+    return compile_engine(tmp_path_factory.mktemp("cuda-on-host"))
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=["narrow", "wide"])

@@ -1,6 +1,5 @@
-// The CUDA engine on the CPU, or on a GPU where nvcc compiles this: reads a layer from standard
-// input and runs it there, forward and, if asked to, backward. The other side is
-// tests/cuda_on_host/engine.py, which gives the order of everything.
+// The CUDA engine on the CPU: reads a layer from standard input and runs it, forward and, if asked
+// to, backward. The other side is tests/cuda_on_host/engine.py, which gives the order of everything.
 //
 // Every tensor, and every piece of the workspace, is an allocation of its own, filled with NaN and
 // of exactly its size: AddressSanitizer sees what is read or written beside it.
@@ -16,44 +15,17 @@
 namespace memx::cuda {
 namespace {
 
-#ifdef __CUDACC__
-// On a GPU: memory that both sides see, and the default stream.
-void* allocate_exactly(int64_t bytes) {
-  void* memory = nullptr;
-  check(cudaMallocManaged(&memory, bytes > 0 ? bytes : 1));
-  return memory;
-}
-struct Free {
-  void operator()(void* memory) const { cudaFree(memory); }
-};
-struct Device {
-  Device(uint32_t, bool) {}
-  Stream stream() { return nullptr; }
-  void finish() { check(cudaDeviceSynchronize()); }
-};
-#else
-void* allocate_exactly(int64_t bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 16, bytes) != 0) {
-    std::abort();
-  }
-  return memory;
-}
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
-struct Device {
-  Machine machine;
-  Device(uint32_t seed, bool copies_land_at_once) : machine(seed, copies_land_at_once) {}
-  Stream stream() { return &machine; }
-  void finish() {}
-};
-#endif
 
 class ExactMemory : public Workspace {
  public:
   void* allocate(int64_t bytes) override {
-    void* memory = allocate_exactly(bytes);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 16, bytes) != 0) {
+      std::abort();
+    }
     std::memset(memory, 0xff, bytes);
     blocks_.emplace_back(memory);
     return memory;
@@ -161,7 +133,7 @@ std::vector<Array> run_backward(const Layer& layer, const ForwardResults& saved,
 int run() {
   ExactMemory memory;
   const uint32_t seed = uint32_t(read_number());
-  Device device(seed, read_number() != 0);
+  Machine machine(seed, read_number() != 0);
   const Layer layer = read_layer(memory);
   ForwardResults forward_results{};
   forward_results.keeps_cells = read_number() != 0;
@@ -171,13 +143,11 @@ int run() {
     results.push_back(read_result(memory));
     *field = results.back().memory;
   }
-  forward(layer, forward_results, memory, device.stream());
+  forward(layer, forward_results, memory, &machine);
   if (read_number() != 0) {
-    const std::vector<Array> gradients =
-        run_backward(layer, forward_results, memory, device.stream());
+    const std::vector<Array> gradients = run_backward(layer, forward_results, memory, &machine);
     results.insert(results.end(), gradients.begin(), gradients.end());
   }
-  device.finish();
   for (const Array& array : results) {
     if (array.memory != nullptr) {
       std::fwrite(array.memory, 1, array.bytes, stdout);

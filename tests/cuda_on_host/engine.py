@@ -48,18 +48,6 @@ def compile_engine(folder: Path, sources: Path = SOURCES, harness: tuple[str, ..
     return program
 
 
-def compile_for_gpu(folder: Path) -> Path:
-    """Compile the same program for the GPU of this machine."""
-    units = [SOURCES / "cuda" / name for name in ("backward.cu", "forward.cu")]
-    program = folder / "engine"
-    include = (f"-I{SOURCES / 'cuda'}", f"-I{HERE}")
-    files = map(str, (*units, HERE / "engine.cpp"))
-    command = ("nvcc", "-std=c++20", "-O3", "-arch=native", "-t", "2", *include, "-x", "cu", *files)
-    finished = subprocess.run((*command, "-o", str(program)), capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    return program
-
-
 def compile_harness(folder: Path) -> tuple[str, ...]:
     """Compile what the kernels are run by; gives the objects."""
     units = [HERE / name for name in ("engine.cpp", "fibres.cpp")]
