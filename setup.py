@@ -86,15 +86,23 @@ def find_cuda() -> Cuda:
             f"nvcc {release} was found when it was built, where PyTorch {torch.__version__} needs "
             f"that of CUDA {torch.version.cuda}: name its folder in CUDA_HOME"
         )
-    os.environ["CUDA_HOME"] = str(home)
-    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
-    if not architectures:
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
+    architectures = [one for one in wanted.split(";") if one and not is_too_old(one)]
+    if wanted and not architectures:
+        return Cuda(f"TORCH_CUDA_ARCH_LIST was {wanted} when it was built, the kernels need 8.0")
+    if not wanted:
         known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
-        fitting = [
-            number for number in CUDA_ARCHITECTURES if f"_{number.replace('.', '')}\n" in known
-        ]
-        architectures = os.environ["TORCH_CUDA_ARCH_LIST"] = f"{';'.join(fitting)}+PTX"
-    return Cuda(None, f"nvcc {release}", tuple(architectures.split(";")))
+        architectures = [one for one in CUDA_ARCHITECTURES if f"_{one.replace('.', '')}\n" in known]
+        architectures[-1] += "+PTX"
+    os.environ["CUDA_HOME"] = str(home)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
+    return Cuda(None, f"nvcc {release}", tuple(architectures))
+
+
+def is_too_old(architecture: str) -> bool:
+    """Whether an entry of TORCH_CUDA_ARCH_LIST is below 8.0; names, as Hopper, are PyTorch's."""
+    version = re.match(r"(\d+)\.\d+", architecture)
+    return version is not None and int(version[1]) < 8
 
 
 def cuda_home() -> Path | None:

@@ -129,7 +129,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "memx_fast").rglob("*.py")}
     modules |= {f"memx_fast/triton_kernels/{path.name}" for path in KERNELS}
     assert modules <= names
-    assert {"memx_fast/_build.json", "memx_fast/py.typed"} <= names
+    assert {"memx_fast/_build.json", "memx_fast/py.typed", "memx_fast/gpu_engines.csv"} <= names
     assert any(name.startswith("memx_fast/_C.") for name in names)
     folders = {name.partition("/")[0] for name in names}
     assert folders == {"memx_fast", f"memx_fast-{memx_fast.__version__}.dist-info"}
@@ -226,6 +226,82 @@ def test_missing_pytorch_is_explained(tmp_path: Path) -> None:
     assert "Install torch first" in failed.stderr
     assert "pip install --no-build-isolation ." in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.fixture
+def toolkit(tmp_path: Path) -> Path:
+    """What looks like CUDA 13.0, with a compiler that knows nothing after Hopper; and a wrapper."""
+    home, wrapper = tmp_path / "cuda", tmp_path / "bin" / "nvcc"
+    nvcc = home / "bin" / "nvcc"
+    for folder in (home / "nvvm", nvcc.parent, wrapper.parent):
+        folder.mkdir(parents=True)
+    nvcc.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "release 13.0, V13.0.88" && exit\n'
+        "printf 'compute_75\\ncompute_80\\ncompute_86\\ncompute_90\\n'\n"
+    )
+    wrapper.write_text(f'#!/bin/sh\nexec {nvcc} "$@"\n')
+    for program in (nvcc, wrapper):
+        program.chmod(0o755)
+    return home
+
+
+def cuda_found(version: str | None, **environment: str) -> dict[str, str]:
+    """What the build would say of CUDA, with a PyTorch that is built with this version of it."""
+    program = f"""
+import json, os, runpy, setuptools, torch
+setuptools.setup = lambda **arguments: None
+torch.version.cuda = {version!r}
+facts = runpy.run_path("setup.py")["find_cuda"]().facts()
+print(json.dumps(facts | {{"CUDA_HOME": os.environ.get("CUDA_HOME")}}))
+"""
+    usual = {"MEMX_FAST_NO_EXTENSION": "1", "TORCH_CUDA_ARCH_LIST": "", "MEMX_FAST_NO_CUDA": ""}
+    said = run(sys.executable, "-c", program, cwd=ROOT, **{**usual, **environment})
+    facts: dict[str, str] = json.loads(said.stdout)
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("wanted", "compiled"),
+    [
+        ("", ["8.0", "9.0+PTX"]),
+        ("9.0a", ["9.0a"]),
+        ("7.5 8.0;9.0+PTX", ["8.0", "9.0+PTX"]),
+        ("Hopper", ["Hopper"]),
+    ],
+)
+def test_cuda_kernels_are_built_where_they_can_be(
+    toolkit: Path, wanted: str, compiled: list[str]
+) -> None:
+    """For the GPUs that were asked for and the kernels run on; no GPU is needed."""
+    found = cuda_found("13.0", CUDA_HOME=str(toolkit), TORCH_CUDA_ARCH_LIST=wanted)
+    assert found["without_cuda"] is None
+    assert found["cuda_architectures"] == compiled
+    assert (found["cuda_compiler"], found["CUDA_HOME"]) == ("nvcc 13.0", str(toolkit))
+
+
+@pytest.mark.parametrize(
+    ("version", "change", "reason"),
+    [
+        (None, {}, "is one without CUDA"),
+        ("13.0", {"MEMX_FAST_NO_CUDA": "1"}, "MEMX_FAST_NO_CUDA was set"),
+        ("13.0", {"CUDA_HOME": "/no/such/folder"}, "install the CUDA toolkit 13.0"),
+        ("12.8", {}, "nvcc 13.0 was found when it was built, where PyTorch"),
+        ("13.0", {"TORCH_CUDA_ARCH_LIST": "7.0;7.5+PTX"}, "the kernels need 8.0"),
+    ],
+)
+def test_cuda_kernels_are_left_out_with_a_reason(
+    toolkit: Path, version: str | None, change: dict[str, str], reason: str
+) -> None:
+    """The rest of the package is built all the same."""
+    found = cuda_found(version, **{"CUDA_HOME": str(toolkit), **change})
+    assert reason in found["without_cuda"]
+
+
+def test_wrapper_of_nvcc_is_not_taken_for_the_toolkit(toolkit: Path) -> None:
+    """What matters is the folder with the headers and libraries."""
+    path = f"{toolkit.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    found = cuda_found("13.0", PATH=path, CUDA_HOME="", CUDA_PATH="")
+    assert found["CUDA_HOME"] != str(toolkit.parent)
 
 
 def test_failing_build_fails(tmp_path: Path) -> None:
