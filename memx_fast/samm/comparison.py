@@ -135,10 +135,11 @@ class Comparison:
     versions: dict[str, str]
     _studies: dict[int, Study] = field(default_factory=dict, repr=False)
     _methods: dict[tuple[int, str], Method] = field(default_factory=dict, repr=False)
+    _runs: dict[tuple[int, str], Run] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what a process opens for itself."""
-        return {**vars(self), "_studies": {}, "_methods": {}}
+        return {**vars(self), "_studies": {}, "_methods": {}, "_runs": {}}
 
     def study(self, classes: int) -> Study:
         """The clips and folds of a task, the same for every entry."""
@@ -160,8 +161,11 @@ class Comparison:
         Raises:
             ValueError: it holds a run with other settings.
         """
-        settings = settings_of(self.study(classes), self.method(classes, entry), self.crop)
-        return Run(self.folder / f"{classes}-classes" / entry.name, settings)
+        key = classes, entry.name
+        if key not in self._runs:
+            settings = settings_of(self.study(classes), self.method(classes, entry), self.crop)
+            self._runs[key] = Run(self.folder / f"{classes}-classes" / entry.name, settings)
+        return self._runs[key]
 
     def open(self) -> None:
         """Make the folder and those of all runs, or go on with what is there.
@@ -242,8 +246,7 @@ class Comparison:
             return
         run = self.run(job.classes, entry)
         if run.outcome(job.fold) is None:
-            settings = settings_of(study, method, self.crop)
-            card = card_of(study, method, settings, self.versions)
+            card = card_of(study, method, dict(run.settings), self.versions)
             run.train(job.fold, study, method, card, Progress())
 
     def reports(self, classes: int) -> dict[str, Report]:

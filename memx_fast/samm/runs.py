@@ -65,6 +65,7 @@ class Run:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
+        self.settings = settings
         record = folder / "settings.json"
         if record.is_file():
             found = _read_json(record, "choose another folder")
