@@ -14,7 +14,7 @@
 //   padding    zeros around x, rows and columns, less than the kernel: H = Hx + 2 rows - kh + 1
 //   hidden_mask  (B, C, H, W), multiplies H_{t-1} on its way into the recurrent convolution; absent:
 //              ones
-//   lengths    (B,) of int64 on the CPU, from 1 to T: the steps of every sequence, after which it is
+//   lengths    (B,) of int64, from 1 to T: the steps of every sequence, after which it is
 //              not computed: zeros in output, cells, gates and the gradient of x; absent: T
 //   hard_sigmoid_slope  above 0: the gates i, f, o are clamp(slope z + 1/2, 0, 1); 0: logistic
 //
