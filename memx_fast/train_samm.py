@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from memx_fast.samm.commands import compare, train
+from memx_fast.samm.commands import compare, predict, train
 
 _COMMANDS: dict[str, ModuleType] = {
-    "compare": compare
+    "compare": compare,
+    "predict": predict,
 }  # by the first argument; without one of them, train
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

@@ -11,8 +11,14 @@ The learning half is ``labels`` (tasks), ``folds``, ``study`` (clips and folds, 
 method), ``sources`` (several data sets, or flow, for a study), ``augmentation``, ``flow`` (optical
 flow and strain), ``methods`` (all of them, behind one interface), ``network`` and ``vgg``,
 ``training`` (of a network on one fold), ``metrics``, ``report``, ``composite`` (the figures of each
-of several data sets), ``plots``, ``runs`` (what is kept of a run, and how it goes on),
-``checkpoints`` (weights and states on disk), and ``commands`` (of the command line).
+of several data sets), ``plots``, ``runs`` (what is kept of a run, and how it goes on), and
+``checkpoints`` (weights and states on disk).
+
+Asking a checkpoint about a clip is ``trained`` (the method of a checkpoint), ``films`` and
+``containers`` (video files and folders, frame by frame), ``face_track`` and ``apex`` (where to look
+in them), ``prediction``, ``worth`` (what an answer is worth) and ``strip`` (its picture).
+
+``commands`` are the sub-commands of ``train-samm``.
 """
 
 import importlib.util

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ class Card:
         crop: whether it was trained on faces cut out, or on whole frames.
         settings: everything that decided the outcome of training, as plain values.
         versions: of the packages that trained it.
+        data: what it was trained on, for people.
+        test: how it did on its test clips: ``clips``, ``accuracy`` and ``uar``, and
+            ``majority_accuracy``, that of the class most frequent in training; shares from 0 to 1.
     """
 
     method: str
@@ -48,6 +51,8 @@ class Card:
     crop: bool
     settings: dict[str, Any]
     versions: dict[str, str]
+    data: str = ""
+    test: dict[str, float] = field(default_factory=dict)
 
 
 def card_path(weights: Path) -> Path:

@@ -37,8 +37,21 @@ class Box:
     side: int
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A face, or what looks like one.
+
+    Attributes:
+        box: around it, with :data:`MARGIN`.
+        certainty: of the detector; the larger the surer.
+    """
+
+    box: Box
+    certainty: float
+
+
 class Detector:
-    """Finds a frontal face, with the Haar cascade that is part of the OpenCV package."""
+    """Finds frontal faces, with the Haar cascade that is part of the OpenCV package."""
 
     def __init__(self) -> None:
         model = Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_default.xml"
@@ -50,13 +63,22 @@ class Detector:
             )
 
     def find(self, image: Image) -> Box | None:
-        """The face the detector is surest of, with :data:`MARGIN` around it, or None.
+        """The face the detector is surest of, or None.
+
+        Not the largest: hair and shadows now and then look like a faint, larger face. See
+        :meth:`find_all`.
+        """
+        found = self.find_all(image)
+        return max(found, key=lambda finding: finding.certainty).box if found else None
+
+    def find_all(self, image: Image) -> list[Finding]:
+        """Every face, and whatever looks like one.
 
         Args:
             image: uint8 (H, W), or (H, W, 3) in red, green, blue.
 
         Returns:
-            A box inside the image: one that would reach over an edge is moved inwards.
+            Boxes inside the image: one that would reach over an edge is moved inwards.
         """
         grey: Any = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         scale = min(1.0, _DETECTION_HEIGHT / grey.shape[0])
@@ -70,13 +92,11 @@ class Detector:
             minSize=(smallest, smallest),
             outputRejectLevels=True,
         )
-        if len(faces) == 0:
-            return None
-        # Not the largest: hair and shadows now and then look like a faint, larger face.
-        surest = faces[int(np.argmax(certainties))]
-        left, top, width, height = (float(edge) / scale for edge in surest)
-        side = max(width, height) * (1 + 2 * MARGIN)
-        return _square(left + width / 2, top + height / 2, side, image)
+        boxes = (around((face / scale).tolist(), image, MARGIN) for face in np.asarray(faces))
+        return [
+            Finding(box, float(certainty))
+            for box, certainty in zip(boxes, certainties, strict=True)
+        ]
 
     def find_in_any(self, images: Sequence[Image]) -> Box | None:
         """The face in the first of several images in which one is found, or None."""
@@ -87,6 +107,27 @@ def centre(image: Image) -> Box:
     """The largest square in the middle of an image."""
     height, width = image.shape[:2]
     return _square(width / 2, height / 2, min(height, width), image)
+
+
+def around(rectangle: Sequence[float], image: Image, margin: float = 0.0) -> Box:
+    """The square around a rectangle, shrunk to what the image can hold and moved inside.
+
+    Args:
+        rectangle: left, top, width and height, pixels.
+        image: what it is a part of.
+        margin: so much more on each side, as a share of the longer side.
+    """
+    left, top, width, height = rectangle
+    side = max(width, height) * (1 + 2 * margin)
+    return _square(left + width / 2, top + height / 2, side, image)
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Area that two boxes share, as a share of the area that either covers: 0 to 1."""
+    width = min(one.left + one.side, other.left + other.side) - max(one.left, other.left)
+    height = min(one.top + one.side, other.top + other.side) - max(one.top, other.top)
+    shared = max(width, 0) * max(height, 0)
+    return shared / (one.side**2 + other.side**2 - shared)
 
 
 def _square(x: float, y: float, side: float, image: Image) -> Box:

@@ -75,6 +75,19 @@ def decode(path: Path, channels: int = 1) -> Image:
     return np.asarray(image, dtype=np.uint8)
 
 
+def stand_in(number: int, serves: Callable[[int], bool]) -> int | None:
+    """The nearest frame that serves instead of a missing one, or None.
+
+    Of two equally near ones the earlier; none further away than :data:`REACH`.
+
+    Args:
+        number: of the missing frame.
+        serves: whether another frame can be used.
+    """
+    nearby = [number + side * distance for distance in range(1, REACH + 1) for side in (-1, 1)]
+    return next(filter(serves, nearby), None)
+
+
 def read(
     root: Path, clip: Clip, numbers: list[int], *, channels: int = 1
 ) -> tuple[list[Image] | None, list[Defect]]:
@@ -123,7 +136,7 @@ def missing(root: Path, clip: Clip) -> list[Defect]:
     defects = []
     for number in dict.fromkeys((clip.onset, clip.apex, clip.offset)):
         if number not in files:
-            defects.append(_no_frame(clip, path, number, _stand_in(number, files.__contains__)))
+            defects.append(_no_frame(clip, path, number, stand_in(number, files.__contains__)))
     return defects
 
 
@@ -133,22 +146,16 @@ def _no_frames(clip: Clip, path: Path) -> Defect:
     return Defect(clip.name, "no frames", message, LEFT_OUT)
 
 
-def _no_frame(clip: Clip, path: Path, number: int, stand_in: int | None) -> Defect:
+def _no_frame(clip: Clip, path: Path, number: int, replaced_by: int | None) -> Defect:
     message = f"frame {number} is not in {path}; copy it again"
-    return Defect(clip.name, "missing frame", *_replacement(message, stand_in))
+    return Defect(clip.name, "missing frame", *_replacement(message, replaced_by))
 
 
-def _stand_in(number: int, serves: Callable[[int], bool]) -> int | None:
-    """The nearest frame that serves instead, of two equally near ones the earlier; or None."""
-    nearby = [number + side * distance for distance in range(1, REACH + 1) for side in (-1, 1)]
-    return next(filter(serves, nearby), None)
-
-
-def _replacement(message: str, stand_in: int | None) -> tuple[str, str]:
+def _replacement(message: str, replaced_by: int | None) -> tuple[str, str]:
     """Message and repair."""
-    if stand_in is None:
+    if replaced_by is None:
         return f"{message} (nor is any frame within {REACH} of it readable)", LEFT_OUT
-    return message, f"frame {stand_in} is used"
+    return message, f"frame {replaced_by} is used"
 
 
 class _Reader:
@@ -185,11 +192,11 @@ class _Reader:
         return self._decoded[number]
 
     def _substitute(self, number: int) -> Image | None:
-        stand_in = _stand_in(number, lambda other: self._decode(other) is not None)
+        other = stand_in(number, lambda near: self._decode(near) is not None)
         if number in self._files:
             message = f"{self._files[number]} cannot be read ({self._problems[number]}); restore it"
-            replacement = _replacement(message, stand_in)
+            replacement = _replacement(message, other)
             self.defects.append(Defect(self._clip.name, "unreadable frame", *replacement))
         else:
-            self.defects.append(_no_frame(self._clip, self._path, number, stand_in))
-        return None if stand_in is None else self._decoded[stand_in]
+            self.defects.append(_no_frame(self._clip, self._path, number, other))
+        return None if other is None else self._decoded[other]

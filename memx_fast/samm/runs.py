@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from memx_fast.samm import checkpoints, plots
 from memx_fast.samm.checkpoints import Card
 from memx_fast.samm.files import replacing
 from memx_fast.samm.methods.interface import Method, Progress
-from memx_fast.samm.report import Outcome, Report
+from memx_fast.samm.metrics import score
+from memx_fast.samm.report import FoldResult, Outcome, Report
 from memx_fast.samm.study import Study
 from memx_fast.samm.training import Epoch
 
@@ -49,6 +50,7 @@ def card_of(
         crop=settings["crop"],
         settings=settings,
         versions=versions,
+        data=study.place,
     )
 
 
@@ -115,6 +117,7 @@ class Run:
         outcome = Outcome(fit.history, fit.best_epoch, probabilities, fit.chosen)
         if not method.machine.writes:
             return outcome
+        card = replace(card, test=_test_scores(study, number, outcome))
         checkpoints.write(self._path(number, "safetensors"), method.state(), card)
         write_text(self._path(number, "json"), as_text(asdict(outcome)))
         checkpoint.unlink(missing_ok=True)
@@ -140,6 +143,19 @@ class Run:
 def short_name(settings: Mapping[str, Any]) -> str:
     """Eight letters that differ for different settings."""
     return hashlib.sha256(as_text(settings).encode()).hexdigest()[:8]
+
+
+def _test_scores(study: Study, number: int, outcome: Outcome) -> dict[str, float]:
+    """What a card says of the test clips."""
+    result = FoldResult(study.split[number - 1], outcome)
+    truth = study.labels[result.fold.test]
+    scores = score(truth, result.predicted)
+    return {
+        "clips": scores.clips,
+        "accuracy": scores.accuracy,
+        "uar": scores.uar,
+        "majority_accuracy": score(truth, result.majority(study.labels)).accuracy,
+    }
 
 
 def _is_foreign(path: Path) -> bool:

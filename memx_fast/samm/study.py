@@ -25,6 +25,9 @@ from memx_fast.samm.methods.interface import Input, Method
 from memx_fast.samm.sampling import sample
 from memx_fast.samm.training import Examples
 
+BUILT_IN = "built-in drawn faces"
+"""What the built-in data is called, for people."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -98,7 +101,7 @@ class Source(AnySource):
         if self.root is not None:
             return str(self.root.resolve())
         like = f" in the format of {FORMATS[self._miniature].title}" if self._miniature else ""
-        return f"built-in drawn faces{like}, motion {self.motion:g}"
+        return f"{BUILT_IN}{like}, motion {self.motion:g}"
 
     @property
     def drawn(self) -> bool:
@@ -171,6 +174,7 @@ class Study:
         split: the folds.
         frames: what the methods see, uint8 (N, T, C, H, W), by the input they want.
         defects: everything found wrong with the data.
+        place: where the clips come from, for people.
     """
 
     task: Task
@@ -181,6 +185,7 @@ class Study:
     split: list[Fold]
     frames: dict[Input, Tensor]
     defects: list[Defect]
+    place: str
     _features: dict[Method, Tensor] = field(default_factory=dict, repr=False)
 
     def apexes(self, wanted: Input) -> Integers:
@@ -280,4 +285,6 @@ def open_study(
     subjects = np.array([clip.subject for clip in clips])
     split = folds.split(labels, subjects, protocol.count, protocol.seed, protocol.kind)
     defects = dict.fromkeys(defect for clips in found.values() for defect in clips.defects)
-    return Study(task, protocol, clips, labels, subjects, split, frames, list(defects))
+    return Study(
+        task, protocol, clips, labels, subjects, split, frames, list(defects), source.place
+    )
