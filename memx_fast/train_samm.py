@@ -12,10 +12,8 @@ from types import ModuleType
 
 from memx_fast.samm.commands import compare, predict, train
 
-_COMMANDS: dict[str, ModuleType] = {
-    "compare": compare,
-    "predict": predict,
-}  # by the first argument; without one of them, train
+# By the first argument; without one of them, train.
+_COMMANDS: dict[str, ModuleType] = {"compare": compare, "predict": predict}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -23,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = _COMMANDS[words.pop(0)] if words and words[0] in _COMMANDS else train
-    options = command.parser().parse_args(words)
+    parser = command.parser()
+    if command is train:
+        parser.epilog = f"Other commands, each with its own --help: {', '.join(_COMMANDS)}."
+    options = parser.parse_args(words)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         status: int = command.run(options)
