@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from memx_fast.samm.commands import compare, predict, train
+from memx_fast.samm.commands import compare, predict, train, validate
 
 # By the first argument; without one of them, train.
-_COMMANDS: dict[str, ModuleType] = {"compare": compare, "predict": predict}
+_COMMANDS: dict[str, ModuleType] = {"compare": compare, "predict": predict, "validate": validate}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

@@ -18,7 +18,7 @@ Asking a checkpoint about a clip is ``trained`` (the method of a checkpoint), ``
 ``containers`` (video files and folders, frame by frame), ``face_track`` and ``apex`` (where to look
 in them), ``prediction``, ``worth`` (what an answer is worth) and ``strip`` (its picture).
 
-``commands`` are the sub-commands of ``train-samm``.
+``validation`` examines a data set. ``commands`` are the sub-commands of ``train-samm``.
 """
 
 import importlib.util

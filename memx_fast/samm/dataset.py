@@ -48,7 +48,7 @@ class ClipSet:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """All that decides, beside the files, what the frames look like."""
 
     size: int
@@ -114,7 +114,7 @@ def load(
         ValueError: a setting is out of range; or not one clip can be read; or ``strict`` and there
             are defects.
     """
-    settings = _Settings(size, frames, channels, crop)
+    settings = Settings(size, frames, channels, crop)
     root = Path(root)
     form, book = open_format(root, dataset, None if workbook is None else Path(workbook))
     clips, defects = form.read(root, book, strict=strict)
@@ -140,7 +140,7 @@ def load(
     return found
 
 
-def _decode(root: Path, clips: Sequence[Clip], settings: _Settings, progress: bool) -> ClipSet:
+def _decode(root: Path, clips: Sequence[Clip], settings: Settings, progress: bool) -> ClipSet:
     """The frames of every clip that can be read, and the defects of the files."""
     detector = faces.Detector() if settings.crop else None
     kept: list[Clip] = []
@@ -149,28 +149,47 @@ def _decode(root: Path, clips: Sequence[Clip], settings: _Settings, progress: bo
     read = bar("reading clips", len(clips), "clip", hidden=not progress)
     for clip in clips:
         read.update()
-        numbers = sample(clip.onset, clip.apex, clip.offset, settings.frames)
-        images, found = image_files.read(root, clip, numbers, channels=settings.channels)
+        stack, found = read_clip(root, clip, settings, detector)
         defects.extend(found)
-        if images is None:
-            continue
-        box = None
-        if detector is not None:
-            box = detector.find_in_any(images)
-            if box is None:
-                box = faces.centre(images[0])
-                message = f"no face is found in {image_files.folder(root, clip)}"
-                repair = "the middle of the frame is used"
-                defects.append(Defect(clip.name, "no face", message, repair))
-        stacks.append(np.stack([faces.cut(image, box, settings.size) for image in images]))
-        kept.append(clip)
+        if stack is not None:
+            stacks.append(stack)
+            kept.append(clip)
     read.close()
     shape = (len(kept), settings.frames, settings.size, settings.size, settings.channels)
     stacked = np.asarray(stacks, dtype=np.uint8).reshape(shape)
     return ClipSet(kept, np.ascontiguousarray(np.moveaxis(stacked, -1, 2)), defects)
 
 
-def _key(book: Path, root: Path, clips: Sequence[Clip], settings: _Settings) -> str:
+def read_clip(
+    root: Path, clip: Clip, settings: Settings, detector: faces.Detector | None
+) -> tuple[npt.NDArray[np.uint8] | None, list[Defect]]:
+    """The chosen frames of one clip, (T, H, W) or (T, H, W, 3), by the rules of :func:`load`.
+
+    Args:
+        root: folder of the data set.
+        clip: whose frames.
+        settings: which frames, and what they look like.
+        detector: finds the face; None takes whole frames.
+
+    Returns:
+        The frames, or None if the clip is left out; and the defects.
+    """
+    numbers = sample(clip.onset, clip.apex, clip.offset, settings.frames)
+    images, defects = image_files.read(root, clip, numbers, channels=settings.channels)
+    if images is None:
+        return None, defects
+    box = None
+    if detector is not None:
+        box = detector.find_in_any(images)
+        if box is None:
+            box = faces.centre(images[0])
+            message = f"no face is found in {image_files.folder(root, clip)}"
+            repair = "the middle of the frame is used"
+            defects.append(Defect(clip.name, "no face", message, repair))
+    return np.stack([faces.cut(image, box, settings.size) for image in images]), defects
+
+
+def _key(book: Path, root: Path, clips: Sequence[Clip], settings: Settings) -> str:
     """Changes whenever the frames might: with the code, the settings, the workbook or a file."""
     digest = hashlib.sha256()
     facts = [_VERSION, cv2.__version__, faces.MARGIN, image_files.REACH, asdict(settings)]

@@ -8,7 +8,9 @@ never built, only listed and read: the last run of digits in a name is its frame
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +42,20 @@ def index(path: Path) -> dict[int, Path]:
     Hidden files and other files than images are passed over. Of two files with the same number
     (padded differently) the first in alphabetical order counts.
     """
-    if not path.is_dir():
-        return {}
     found: dict[int, Path] = {}
+    for number, file in _numbered(path):
+        found.setdefault(number, file)
+    return found
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, Path]]:
+    """The frames in a folder with their numbers, in alphabetical order."""
+    if not path.is_dir():
+        return
     for file in sorted(path.iterdir()):
         number = _LAST_DIGITS.search(file.stem)
-        if file.name.startswith(".") or file.suffix.lower() not in _SUFFIXES or not number:
-            continue
-        found.setdefault(int(number[1]), file)
-    return found
+        if not file.name.startswith(".") and file.suffix.lower() in _SUFFIXES and number:
+            yield int(number[1]), file
 
 
 def decode(path: Path, channels: int = 1) -> Image:
@@ -109,12 +116,68 @@ def read(
     Returns:
         One image a number, all of one size, or None if the clip is left out; and the defects.
     """
+    return _collect(root, clip, numbers, partial(decode, channels=channels))
+
+
+def survey(
+    root: Path, clip: Clip, numbers: Sequence[int], *, quick: bool
+) -> tuple[bool, list[Defect]]:
+    """What :func:`read` would say of these frames, without keeping them.
+
+    Args:
+        root: folder of the data set.
+        clip: whose frames.
+        numbers: frame numbers.
+        quick: a file that is there counts as readable; otherwise it is decoded.
+
+    Returns:
+        Whether the clip is kept, and the defects.
+    """
+    images, defects = _collect(root, clip, numbers, _listed if quick else _measured)
+    return images is not None, defects
+
+
+def surplus(root: Path, clip: Clip) -> list[Defect]:
+    """Files in the folder of a clip that are never read.
+
+    The rules, by kind of defect:
+
+    - *extra frames*: numbers before the onset or after the offset: they are passed over.
+    - *same number*: two files have one number: the first in alphabetical order is used.
+    """
+    path = folder(root, clip)
+    numbered = list(_numbered(path))
+    counts = Counter(number for number, _ in numbered)
+    defects = [
+        Defect(
+            clip.name,
+            "same number",
+            f"{count} files in {path} have the number {number}; keep the right one",
+            "the first in alphabetical order is used",
+        )
+        for number, count in sorted(counts.items())
+        if count > 1
+    ]
+    outside = sorted(number for number in counts if not clip.onset <= number <= clip.offset)
+    if outside:
+        message = (
+            f"{len(outside)} frames in {path}, numbers {outside[0]} to {outside[-1]}, are outside "
+            f"onset {clip.onset} to offset {clip.offset}; take them away, or correct the row"
+        )
+        defects.append(Defect(clip.name, "extra frames", message, "they are passed over"))
+    return defects
+
+
+def _collect(
+    root: Path, clip: Clip, numbers: Sequence[int], look: Callable[[Path], Image]
+) -> tuple[list[Image] | None, list[Defect]]:
+    """What ``look`` makes of the file of every number, by the rules of :func:`read`."""
     path = folder(root, clip)
     files = index(path)
     if not files:
         return None, [_no_frames(clip, path)]
 
-    reader = _Reader(clip, path, files, channels)
+    reader = _Reader(clip, path, files, look)
     images = [reader.read(number) for number in numbers]
     whole = [image for image in images if image is not None]
     if len(whole) < len(images):
@@ -129,15 +192,7 @@ def read(
 
 def missing(root: Path, clip: Clip) -> list[Defect]:
     """What :func:`read` would find missing of onset, apex and offset; nothing is decoded."""
-    path = folder(root, clip)
-    files = index(path)
-    if not files:
-        return [_no_frames(clip, path)]
-    defects = []
-    for number in dict.fromkeys((clip.onset, clip.apex, clip.offset)):
-        if number not in files:
-            defects.append(_no_frame(clip, path, number, stand_in(number, files.__contains__)))
-    return defects
+    return survey(root, clip, (clip.onset, clip.apex, clip.offset), quick=True)[1]
 
 
 def _no_frames(clip: Clip, path: Path) -> Defect:
@@ -158,15 +213,27 @@ def _replacement(message: str, replaced_by: int | None) -> tuple[str, str]:
     return message, f"frame {replaced_by} is used"
 
 
-class _Reader:
-    """Decodes frames of one clip, each at most once, and collects what is wrong with them."""
+def _measured(path: Path) -> Image:
+    """As large as the image in a file, and of no weight: all its pixels are one and the same."""
+    return np.broadcast_to(np.uint8(0), decode(path).shape)
 
-    def __init__(self, clip: Clip, path: Path, files: dict[int, Path], channels: int) -> None:
+
+def _listed(path: Path) -> Image:
+    """Stands for a file that is not looked into."""
+    return np.zeros((1, 1), np.uint8)
+
+
+class _Reader:
+    """Looks at frames of one clip, at each at most once, and collects what is wrong with them."""
+
+    def __init__(
+        self, clip: Clip, path: Path, files: dict[int, Path], look: Callable[[Path], Image]
+    ) -> None:
         self.defects: list[Defect] = []
         self._clip = clip
         self._path = path
         self._files = files
-        self._channels = channels
+        self._look = look
         self._decoded: dict[int, Image | None] = {}
         self._problems: dict[int, Exception] = {}
         self._substitutes: dict[int, Image | None] = {}
@@ -183,7 +250,7 @@ class _Reader:
     def _decode(self, number: int) -> Image | None:
         if number not in self._decoded:
             try:
-                self._decoded[number] = decode(self._files[number], self._channels)
+                self._decoded[number] = self._look(self._files[number])
             except KeyError:
                 self._decoded[number] = None
             except (OSError, ValueError) as error:
