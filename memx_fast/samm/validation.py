@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-
 from memx_fast.samm import frames as image_files
 from memx_fast.samm.annotations import LEFT_OUT, Clip, Defect
 from memx_fast.samm.dataset import Settings, read_clip
