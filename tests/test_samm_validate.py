@@ -5,10 +5,10 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
+import openpyxl
 import pytest
 
 from memx_fast import train_samm
@@ -100,9 +100,16 @@ def cut(data: Data, number: int) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def change_row(data: Data, **changes: Any) -> None:
-    first = replace(data.rows[0], clip=replace(data.rows[0].clip, **changes))
+def end_before_the_start(data: Data) -> None:
+    first = replace(data.rows[0], clip=replace(data.rows[0].clip, offset=ONSET - 1))
     data.write_rows([first, *data.rows[1:]])
+
+
+def unknown_emotion(data: Data) -> None:
+    book = openpyxl.load_workbook(data.root / WORKBOOK)
+    cells = [cell for row in book.active.iter_rows() for cell in row]
+    next(cell for cell in cells if cell.value == "Happiness").value = "Boredom"
+    book.save(data.root / WORKBOOK)
 
 
 def renumber(data: Data) -> None:
@@ -150,18 +157,18 @@ DAMAGES: dict[str, tuple[Damage, str, str, str, int]] = {
     ),
     "seen frame of other size": (
         lambda data: data.file(10_000).write_bytes(other_size()) and None,
-        *("frame size", "170x136 and 80x80", LEFT_OUT, 2),
+        *("frame size", "80x80 and 170x136", LEFT_OUT, 2),
     ),
     "other frame of other size": (
         lambda data: data.file(ANYWHERE).write_bytes(other_size()) and None,
-        *("frame size", "170x136 and 80x80", KEPT, 3),
+        *("frame size", "80x80 and 170x136", KEPT, 3),
     ),
     "extra frames": (
         lambda data: data.file(OFFSET + 7).write_bytes(other_size()) and None,
         *("extra frames", f"numbers {OFFSET + 7} to {OFFSET + 7}", "they are passed over", 3),
     ),
     "same number": (
-        lambda data: (data.folder() / f"006_{ONSET:06d}.jpg").write_bytes(other_size()) and None,
+        lambda data: (data.folder() / f"z_{ONSET:06d}.jpg").write_bytes(other_size()) and None,
         *("same number", f"have the number {ONSET}", "the first in alphabetical order", 3),
     ),
     "numbers of another count": (
@@ -178,11 +185,11 @@ DAMAGES: dict[str, tuple[Damage, str, str, str, int]] = {
     ),
     "no face": (blank, "no face", "no face is found in", "the middle of the frame is used", 3),
     "unknown emotion": (
-        lambda data: change_row(data, emotion="Boredom"),
+        unknown_emotion,
         *("emotion", "'Boredom' is none of Anger", LEFT_OUT, 2),
     ),
     "order": (
-        lambda data: change_row(data, offset=ONSET - 1),
+        end_before_the_start,
         *("order", "comes before the onset", LEFT_OUT, 2),
     ),
     "row twice": (

@@ -93,6 +93,12 @@ def test_from_data_to_report(
     assert (card.method, card.size, card.frames, card.channels) == ("convlstm", 12, 3, 1)
     assert card.settings == found["settings"]
     assert card.versions == found["versions"]
+    assert card.data == "built-in drawn faces, motion 1"
+    fold = found["folds"][1]
+    assert card.test == {
+        **{name: fold["scores"][name] for name in ("clips", "accuracy", "uar")},
+        "majority_accuracy": fold["majority_class"]["accuracy"],
+    }
 
     assert train(cache, "--out", out) == 0
     assert contents(out) == files
