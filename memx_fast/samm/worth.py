@@ -62,9 +62,10 @@ def _about_time(prediction: Prediction) -> list[str]:
             "frames are seen. (If this is slow motion, give its true rate with --fps.)"
         )
     if seconds > LONGEST:
+        given = {"onset", "offset"} <= set(prediction.given)
+        remedy = "" if given else ": give its onset and offset"
         found.append(
-            f"The clip lasts {seconds:.3g} seconds, a micro-expression at most {LONGEST:g}: give "
-            "its onset and offset."
+            f"The clip lasts {seconds:.3g} seconds, a micro-expression at most {LONGEST:g}{remedy}."
         )
     return found
 
