@@ -12,8 +12,9 @@ import pytest
 
 from memx_fast.samm import dataset, miniatures
 from memx_fast.samm.annotations import LEFT_OUT, Clip, Defect
-from memx_fast.samm.formats import FORMATS, check, open_format
+from memx_fast.samm.formats import FORMATS, open_format
 from memx_fast.samm.sampling import sample
+from memx_fast.samm.validation import validate
 
 PLACES = {
     "casme2": r"CASME2_RAW_selected/sub0[1-6]/EP\d\d(_\d\d)?f?/img\d+\.jpg",
@@ -117,13 +118,13 @@ def test_miniature_is_as_the_release(miniature: Path) -> None:
     files = [path.relative_to(miniature).as_posix() for path in miniature.rglob("*.jpg")]
     assert len(files) > 300
     assert not [file for file in files if not re.fullmatch(PLACES[name], file)]
-    form, clips, defects = check(miniature)
-    assert form.name == name
-    assert len(clips) == {"casme2": 30, "smic": 25, "mmew": 30, "casme3": 24}[name]
+    found = validate(miniature, quick=True)
+    clips = found.usable
+    assert found.form.name == name
+    assert found.rows == len(clips) == {"casme2": 30, "smic": 25, "mmew": 30, "casme3": 24}[name]
     assert len({clip.subject for clip in clips}) == 6
     assert {clip.dataset for clip in clips} == {name}
     assert not [clip.name for clip in clips if not re.fullmatch(NAMES[name], clip.name)]
-    assert "no frames" not in {defect.kind for defect in defects}
     for clip in clips:
         there = {
             int(re.findall(r"\d+", file.stem)[-1]) for file in (miniature / clip.folder).iterdir()
@@ -133,7 +134,8 @@ def test_miniature_is_as_the_release(miniature: Path) -> None:
 
 def test_miniature_has_the_oddities_of_the_release(miniature: Path) -> None:
     """Those that are defects are repaired, those that are not are read."""
-    _, clips, defects = check(miniature)
+    found = validate(miniature, quick=True)
+    clips, defects = found.usable, found.defects
     assert [(defect.clip, defect.kind) for defect in defects if "spNO" not in defect.clip] == {
         "casme2": [("sub04_EP12_03f", "apex missing"), ("sub05_EP03_02", "order")],
         "smic": [],
@@ -415,23 +417,6 @@ def test_not_one_clip_can_be_read(tmp_path: Path, name: str) -> None:
     root = release(tmp_path / "data", name, [row(name)])
     with pytest.raises(ValueError, match=re.escape(f"expected in {FORMATS[name].layout}")):
         dataset.load(root, cache_dir=tmp_path)
-
-
-@every_format
-def test_check_lists_what_is_not_there(tmp_path: Path, name: str) -> None:
-    """Folders and frames that are missing, by the rules of reading, without a look into a file."""
-    root = release(tmp_path, name, [row(name), good(name, 2)])
-    form, (first, _), defects = check(root)
-    assert form is FORMATS[name]
-    assert [defect.kind for defect in defects] == ["no frames", "no frames"]
-    for number in (102, 104, 164):
-        path = root / first.folder / f"image{number:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"not looked at")
-    found = [defect for defect in check(root)[2] if defect.clip == first.name]
-    by_kind = [(defect.kind, defect.repair) for defect in found]
-    assert ("missing frame", "frame 102 is used") in by_kind  # the onset, 100
-    assert by_kind.count(("missing frame", LEFT_OUT)) == (1 if name in ("casme2", "mmew") else 2)
 
 
 def good(name: str, number: int) -> list[Any]:

@@ -137,13 +137,21 @@ def survey(
     return images is not None, defects
 
 
-def surplus(root: Path, clip: Clip) -> list[Defect]:
-    """Files in the folder of a clip that are never read.
+def surplus(root: Path, clip: Clip, *, ends: bool) -> list[Defect]:
+    """Files in the folder of a clip that should not be there.
 
     The rules, by kind of defect:
 
-    - *extra frames*: numbers before the onset or after the offset: they are passed over.
-    - *same number*: two files have one number: the first in alphabetical order is used.
+    - *same number*: two files have one number from onset to offset: the first in alphabetical order
+      is used.
+    - *extra frames*: numbers before the onset or after the offset: they are passed over. They are
+      a defect only where the folder should end with the clip.
+
+    Args:
+        root: folder of the data set.
+        clip: whose folder.
+        ends: whether the folder should begin with the onset and end with the offset, see
+            :attr:`memx_fast.samm.formats.Format.folder_ends_with_clip`.
     """
     path = folder(root, clip)
     numbered = list(_numbered(path))
@@ -156,10 +164,10 @@ def surplus(root: Path, clip: Clip) -> list[Defect]:
             "the first in alphabetical order is used",
         )
         for number, count in sorted(counts.items())
-        if count > 1
+        if count > 1 and clip.onset <= number <= clip.offset
     ]
     outside = sorted(number for number in counts if not clip.onset <= number <= clip.offset)
-    if outside:
+    if outside and ends:
         message = (
             f"{len(outside)} frames in {path}, numbers {outside[0]} to {outside[-1]}, are outside "
             f"onset {clip.onset} to offset {clip.offset}; take them away, or correct the row"
@@ -188,11 +196,6 @@ def _collect(
         message = f"frames in {path} differ in size: {listing}; restore the original files"
         return None, [*reader.defects, Defect(clip.name, "frame size", message, LEFT_OUT)]
     return whole, reader.defects
-
-
-def missing(root: Path, clip: Clip) -> list[Defect]:
-    """What :func:`read` would find missing of onset, apex and offset; nothing is decoded."""
-    return survey(root, clip, (clip.onset, clip.apex, clip.offset), quick=True)[1]
 
 
 def _no_frames(clip: Clip, path: Path) -> Defect:

@@ -17,7 +17,7 @@ from memx_fast.samm import frames as image_files
 from memx_fast.samm.annotations import LEFT_OUT, Clip, Defect
 from memx_fast.samm.dataset import Settings, read_clip
 from memx_fast.samm.faces import Detector
-from memx_fast.samm.formats import open_format
+from memx_fast.samm.formats import Format, open_format
 from memx_fast.samm.labels import TASKS, Task
 from memx_fast.samm.methods import METHODS, create
 from memx_fast.samm.progress import bar
@@ -34,12 +34,14 @@ class Validation:
     """What was found.
 
     Attributes:
+        form: the format of the data set.
         workbook: the annotations that were read.
         rows: clips they name, without those whose rows cost them.
         defects: everything found wrong, rows first, then clip by clip.
         usable: the clips that every method can read.
     """
 
+    form: Format
     workbook: Path
     rows: int
     defects: list[Defect]
@@ -53,6 +55,7 @@ class Validation:
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
         return {
+            "dataset": self.form.name,
             "workbook": str(self.workbook),
             "defects": [asdict(defect) for defect in self.defects],
             "usable": {"clips": [clip.name for clip in self.usable], "subjects": self.subjects},
@@ -74,18 +77,20 @@ class Validation:
 def validate(
     root: Path,
     *,
+    dataset: str | None = None,
     workbook: Path | None = None,
     quick: bool = False,
     crop: bool = True,
     progress: bool = False,
 ) -> Validation:
-    """Examine a data set in the format of the SAMM release.
+    """Examine a data set in one of the formats of :data:`memx_fast.samm.formats.FORMATS`.
 
     Beside the rules of the loader there is one for folders, *no row*: it holds frames, but the
-    workbook does not name it: it is passed over.
+    workbook does not name it: it is passed over. A recording of CAS(ME)^3 needs no row.
 
     Args:
         root: its folder.
+        dataset: its format; by default it is recognised by the workbook.
         workbook: the annotations, if not found in ``root``.
         quick: see which files are there, and decode none: neither damaged frames nor frames of
             other sizes nor clips without a face are found.
@@ -94,27 +99,31 @@ def validate(
 
     Raises:
         FileNotFoundError: ``root`` or the workbook does not exist.
-        ValueError: the workbook cannot be read at all.
+        ValueError: there is no such format, or the workbook cannot be read at all.
     """
-    form, book = open_format(root, workbook=workbook)
+    form, book = open_format(root, dataset, workbook)
     clips, defects = form.read(root, book)
     detector = None if quick or not crop else Detector()
     counts = sorted({create(name, len(TASKS[3].classes)).input.frames for name in METHODS})
     usable = []
     with bar("checking clips", len(clips), "clip", hidden=not progress) as done:
         for clip in clips:
-            kept, found = _check_clip(root, clip, counts, quick, detector)
+            kept, found = _check_clip(root, form, clip, counts, quick, detector)
             defects.extend(found)
             if kept:
                 usable.append(clip)
             done.update()
-    known = {clip.name for clip in clips} | {defect.clip for defect in defects}
-    defects.extend(_strangers(root, known))
-    return Validation(book, len(clips), defects, usable)
+    defects.extend(_strangers(root, form.unnamed(root, book)))
+    return Validation(form, book, len(clips), defects, usable)
 
 
 def _check_clip(
-    root: Path, clip: Clip, counts: Sequence[int], quick: bool, detector: Detector | None
+    root: Path,
+    form: Format,
+    clip: Clip,
+    counts: Sequence[int],
+    quick: bool,
+    detector: Detector | None,
 ) -> tuple[bool, list[Defect]]:
     """Whether the loader keeps a clip for every number of frames, and all that is wrong with it."""
     kept = True
@@ -135,15 +144,14 @@ def _check_clip(
             replace(defect, repair=KEPT) if defect.repair == LEFT_OUT else defect
             for defect in defects
         ]
-    return kept, list(dict.fromkeys([*needed, *defects, *image_files.surplus(root, clip)]))
+    extra = image_files.surplus(root, clip, ends=form.folder_ends_with_clip)
+    return kept, list(dict.fromkeys([*needed, *defects, *extra]))
 
 
-def _strangers(root: Path, known: set[str]) -> Iterator[Defect]:
-    """Folders <subject>/<clip> with frames that no row is about."""
-    for path in sorted(root.glob("*/*")):
-        hidden = any(name.startswith(".") for name in path.relative_to(root).parts)
-        if path.name in known or hidden:
-            continue
+def _strangers(root: Path, folders: Sequence[str]) -> Iterator[Defect]:
+    """Of folders that no row is about, those with frames."""
+    for folder in folders:
+        path = root / folder
         count = len(image_files.index(path))
         if count:
             message = f"{path} holds {count} frames, but the workbook does not name it; add its row"

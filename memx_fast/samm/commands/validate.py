@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memx_fast.samm.annotations import Defect
 from memx_fast.samm.commands import outputs, shared
+from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.runs import as_text, write_text
 from memx_fast.samm.validation import Validation, validate
@@ -27,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     outputs.refuse_clashes({"json": record}, inputs, overwrite=options.overwrite)
     found = validate(
         options.root,
+        dataset=options.dataset,
         workbook=options.workbook,
         quick=options.quick,
         crop=options.crop,
@@ -53,7 +55,7 @@ def _text(found: Validation, quick: bool) -> Iterator[str]:
     """Lines for the screen."""
     yield from _listing(found.defects)
     how = "; files were listed, none was decoded (quick)" if quick else ""
-    yield f"{found.workbook}: {found.rows} clips{how}"
+    yield f"{found.workbook} ({found.form.title}): {found.rows} clips{how}"
     kinds = Counter(defect.kind for defect in found.defects)
     if kinds:
         clips = len({defect.clip for defect in found.defects})
@@ -98,7 +100,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=shared.Help,
     )
     parser.add_argument(
-        "root", type=Path, metavar="ROOT", help="the data: workbook and <subject>/<clip>/*.jpg"
+        "root",
+        type=Path,
+        metavar="ROOT",
+        help="the SAMM release or another: its workbook and folders of frames",
+    )
+    parser.add_argument(
+        "--dataset",
+        choices=list(FORMATS),
+        help="its format; by default recognised by the workbook",
     )
     parser.add_argument(
         "--workbook", type=Path, metavar="FILE", help="annotations, if not found in the folder"

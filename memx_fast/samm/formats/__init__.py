@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from memx_fast.samm import frames, tables
-from memx_fast.samm.annotations import Clip, Defect
+from memx_fast.samm import tables
 from memx_fast.samm.formats.casme2 import Casme2
 from memx_fast.samm.formats.casme3 import Casme3
 from memx_fast.samm.formats.interface import Format
@@ -18,7 +17,7 @@ from memx_fast.samm.formats.mmew import Mmew
 from memx_fast.samm.formats.samm import Samm
 from memx_fast.samm.formats.smic import Smic
 
-__all__ = ["FORMATS", "Format", "check", "open_format"]
+__all__ = ["FORMATS", "Format", "open_format"]
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {form.name: form for form in (Samm(), Casme2(), Smic(), Mmew(), Casme3())}
@@ -49,6 +48,8 @@ def open_format(
             f"root: {root} is no folder; expected that of a data set, with the workbook of its "
             "annotations and folders of frames"
         )
+    if workbook is not None and not workbook.is_file():
+        raise FileNotFoundError(f"workbook: {workbook} does not exist; expected an .xlsx or .csv")
     if dataset is not None:
         form = FORMATS[dataset]
         return form, workbook or form.find_workbook(root)
@@ -65,26 +66,6 @@ def open_format(
         f"no annotation workbook in {root}: expected {expected}, each .xlsx or .csv; copy the one "
         "of the release there, or name its path (workbook)"
     )
-
-
-def check(
-    root: Path, dataset: str | None = None, workbook: Path | None = None
-) -> tuple[Format, list[Clip], list[Defect]]:
-    """What a data set holds and what is wrong with it, without a look into any frame.
-
-    Args:
-        root, dataset, workbook: as :func:`open_format` takes them.
-
-    Returns:
-        The format, the clips of the workbook, and the defects: those of the workbook by the rules
-        of :meth:`Format.read`, and onset, apex and offset frames that are not there.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no workbook to read.
-    """
-    form, book = open_format(root, dataset, workbook)
-    clips, defects = form.read(root, book)
-    return form, clips, [*defects, *(found for c in clips for found in frames.missing(root, c))]
 
 
 def _workbook(form: Format, root: Path) -> Path | None:

@@ -12,6 +12,7 @@ from memx_fast.samm.formats.tree import Tree, joined
 from memx_fast.samm.tables import text
 
 _PLACES = ("", "CASME2_RAW_selected", "CASME2-RAW", "CASME2_RAW", "Cropped")
+_SUBJECT = r"sub\d+"
 _FILE_NAME = re.compile(r"EP\d+\w*")
 
 
@@ -51,6 +52,10 @@ class Casme2(Format):
     }
     folder_is_clip = True
 
+    def clip_folders(self, tree: Tree) -> Iterator[str]:
+        """Every clip of every subject, in the place that is read."""
+        return tree.below(_place(tree), _SUBJECT, ".+")
+
     def entries(
         self, position: int, row: Mapping[str, Any], tree: Tree
     ) -> Iterator[Entry | Defect]:
@@ -65,10 +70,15 @@ class Casme2(Format):
             message = f"{name!r} in row {position} is no name such as 'EP02_01f'"
             yield Defect(f"row {position}", "clip name", message, LEFT_OUT)
             return
-        place = tree.base(_PLACES, r"sub\d+") or ""
+        place = _place(tree)
         yield self.entry(
             row,
             subject,
             f"{subject}_{name}",
             tree.find(place, subject, name) or joined(place, subject, name),
         )
+
+
+def _place(tree: Tree) -> str:
+    """Where the folders of the subjects are."""
+    return tree.base(_PLACES, _SUBJECT) or ""

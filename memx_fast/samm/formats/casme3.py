@@ -14,6 +14,7 @@ from memx_fast.samm.tables import text, whole_number
 _SUBJECT = re.compile(r"spno\.(\d+)", re.IGNORECASE)
 _FILE_NAME = re.compile(r"[A-Za-z]\w*")
 _RECORDINGS = ("", "ME_A", "data", "data/ME_A", "part_A/data", "part_A/data/ME_A")
+_CUT_CLIP = r"spno\.\d+_\w+_\d+"
 _CUT_CLIPS = ("", "frame", "Part_A_ME_clip/frame")
 
 
@@ -54,6 +55,11 @@ class Casme3(Format):
         "surprise": "Surprise",
     }
 
+    def clip_folders(self, tree: Tree) -> Iterator[str]:
+        """The clips that were cut; a recording need not have any row."""
+        clips = tree.base(_CUT_CLIPS, _CUT_CLIP)
+        return iter(()) if clips is None else tree.below(clips, _CUT_CLIP)
+
     def entries(
         self, position: int, row: Mapping[str, Any], tree: Tree
     ) -> Iterator[Entry | Defect]:
@@ -77,7 +83,7 @@ class Casme3(Format):
 def _folder(tree: Tree, subject: str, letter: str, name: str) -> str:
     """The recording, or else the clip that was cut from it."""
     place = tree.base(_RECORDINGS, r"spno\.\d+") or ""
-    clips = tree.base(_CUT_CLIPS, r"spno\.\d+_\w+_\d+")
+    clips = tree.base(_CUT_CLIPS, _CUT_CLIP)
     found = tree.find(place, subject, letter, "color")
     if found is None and clips is not None:
         found = tree.find(clips, name)

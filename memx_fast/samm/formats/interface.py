@@ -58,6 +58,9 @@ class Format(ABC):
         emotions: what it calls them, in lower case, and what we do.
         has_apex: whether the workbook says where the apex is.
         folder_is_clip: whether a folder of frames holds one clip and no more.
+        folder_ends_with_clip: whether that folder begins with the onset and ends with the offset,
+            as in SAMM, so that any other frame in it is a defect. Other releases show the face at
+            rest before and after, or have whole recordings.
     """
 
     name: ClassVar[str]
@@ -71,6 +74,7 @@ class Format(ABC):
     emotions: ClassVar[Mapping[str, str]]
     has_apex: ClassVar[bool] = True
     folder_is_clip: ClassVar[bool] = False
+    folder_ends_with_clip: ClassVar[bool] = False
 
     @abstractmethod
     def entries(
@@ -81,6 +85,14 @@ class Format(ABC):
         Args:
             position: number of the row.
             row: its cells, by the keys of :attr:`columns` and :attr:`optional`.
+            tree: the folders of the data set.
+        """
+
+    @abstractmethod
+    def clip_folders(self, tree: Tree) -> Iterator[str]:
+        """The folders that by their place should hold a clip of some row, below the root.
+
+        Args:
             tree: the folders of the data set.
         """
 
@@ -188,28 +200,55 @@ class Format(ABC):
         tree = Tree(root)
         clips: dict[str, Clip] = {}
         defects: list[Defect] = []
-        for position, row in tables.rows(
-            workbook, self.columns, optional=self.optional, sheet=self.sheet
-        ):
-            if _is_note(row):
-                continue
-            for entry in self.entries(position, row, tree):
-                if isinstance(entry, Defect):
-                    defects.append(entry)
-                elif entry.name in clips:
-                    message = f"row {position} annotates this clip again"
-                    defects.append(
-                        Defect(entry.name, "duplicate", message, "the first row is kept")
-                    )
-                else:
-                    clip, found = self._clip(entry, root)
-                    defects.extend([*entry.defects, *found])
-                    if clip is not None:
-                        clips[clip.name] = clip
+        for position, entry in self._all_entries(workbook, tree):
+            if isinstance(entry, Defect):
+                defects.append(entry)
+            elif entry.name in clips:
+                message = f"row {position} annotates this clip again"
+                defects.append(Defect(entry.name, "duplicate", message, "the first row is kept"))
+            else:
+                clip, found = self._clip(entry, root)
+                defects.extend([*entry.defects, *found])
+                if clip is not None:
+                    clips[clip.name] = clip
         if strict:
             refuse(defects)
         _log.info("%s: %d clips, %d defects", workbook.name, len(clips), len(defects))
         return list(clips.values()), defects
+
+    def unnamed(self, root: Path, workbook: Path) -> list[str]:
+        """The folders of :meth:`clip_folders` that no row is about, be it a row with defects.
+
+        A second folder of a clip, in another place, counts as named.
+
+        Args:
+            root: folder of the data set.
+            workbook: its annotations.
+
+        Raises:
+            ValueError: as :meth:`read` does.
+        """
+        tree = Tree(root)
+        named = set()
+        for _, entry in self._all_entries(workbook, tree):
+            if isinstance(entry, Defect):
+                named.add(entry.clip.casefold())
+            else:
+                named |= {entry.name.casefold(), entry.folder.casefold()}
+        return [
+            folder
+            for folder in self.clip_folders(tree)
+            if not named & {folder.casefold(), folder.casefold().rpartition("/")[2]}
+        ]
+
+    def _all_entries(self, workbook: Path, tree: Tree) -> Iterator[tuple[int, Entry | Defect]]:
+        """What :meth:`entries` says of every row, with the row's number."""
+        for position, row in tables.rows(
+            workbook, self.columns, optional=self.optional, sheet=self.sheet
+        ):
+            if not _is_note(row):
+                for entry in self.entries(position, row, tree):
+                    yield position, entry
 
     def _is_named(self, path: Path) -> bool:
         # Office programs keep a lock file "~$name.xlsx" beside an open workbook.

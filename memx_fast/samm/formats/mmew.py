@@ -50,6 +50,10 @@ class Mmew(Format):
     }
     folder_is_clip = True
 
+    def clip_folders(self, tree: Tree) -> Iterator[str]:
+        """Every folder in one of an emotion."""
+        return tree.below(_place(tree), ".+", ".+")
+
     def entries(
         self, position: int, row: Mapping[str, Any], tree: Tree
     ) -> Iterator[Entry | Defect]:
@@ -74,10 +78,14 @@ class Mmew(Format):
         )
 
 
+def _place(tree: Tree) -> str:
+    """Where the folders of the emotions are."""
+    place = tree.base(_PLACES, "|".join(Mmew.emotions))
+    return "Micro_Expression" if place is None else place
+
+
 def _folder(tree: Tree, name: str, emotion: str) -> str:
     """Where a clip is: preferably where its emotion's clips are."""
-    place = tree.base(_PLACES, "|".join(Mmew.emotions))
-    if place is None:
-        place = "Micro_Expression"
+    place = _place(tree)
     found = [tree.find(place, folder, name) for folder in (emotion, *tree.folders(place))]
     return next(filter(None, found), joined(place, emotion, name))

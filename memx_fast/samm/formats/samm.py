@@ -42,6 +42,11 @@ class Samm(Format):
     emotions: ClassVar[Mapping[str, str]] = {
         emotion.casefold(): emotion for emotion in EMOTIONS
     } | {"others": "Other"}
+    folder_ends_with_clip = True
+
+    def clip_folders(self, tree: Tree) -> Iterator[str]:
+        """Every clip of every subject."""
+        return tree.below("", ".+", ".+")
 
     def entries(
         self, position: int, row: Mapping[str, Any], tree: Tree

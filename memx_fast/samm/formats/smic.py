@@ -16,6 +16,7 @@ from memx_fast.samm.formats.tree import Tree, joined
 from memx_fast.samm.tables import text
 
 _PLACES = ("", "SMIC-HS-E", "HS", "SMIC-HS-E/HS")
+_SUBJECT = r"s\d+"
 _FILE_NAME = re.compile(r"s(\d+)_[a-z]+_\d+")
 _EXPRESSIONS = ("", "2", "3")
 
@@ -59,6 +60,10 @@ class Smic(Format):
     }
     has_apex = False
 
+    def clip_folders(self, tree: Tree) -> Iterator[str]:
+        """Every clip of every subject, in the place that is read."""
+        return tree.below(_place(tree), _SUBJECT, ".+")
+
     def entries(
         self, position: int, row: Mapping[str, Any], tree: Tree
     ) -> Iterator[Entry | Defect]:
@@ -75,7 +80,7 @@ class Smic(Format):
         if not given.isdecimal() or int(given) != int(match[1]):
             message = f"the column Subject says {given!r}"
             defects = (Defect(name, "subject", message, f"{subject!r} is used"),)
-        place = tree.base(_PLACES, r"s\d+") or ""
+        place = _place(tree)
         folder = tree.find(place, subject, name) or joined(place, subject, name)
         for number in _EXPRESSIONS:
             cells = row[f"onset{number}"], row[f"offset{number}"]
@@ -84,3 +89,8 @@ class Smic(Format):
             part = name + (f"#{number}" if number else "")
             yield self.entry(row, subject, part, folder, expression=number, defects=defects)
             defects = ()
+
+
+def _place(tree: Tree) -> str:
+    """Where the folders of the subjects are."""
+    return tree.base(_PLACES, _SUBJECT) or ""

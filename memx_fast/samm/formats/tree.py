@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -51,6 +51,21 @@ class Tree:
                 None,
             )
         return self._bases[key]
+
+    def below(self, place: str, *patterns: str) -> Iterator[str]:
+        """The folders ``<place>/<name>/<name>...`` whose names match, hidden ones left out.
+
+        Args:
+            place: below the root.
+            patterns: a regular expression for each whole name; case does not matter.
+        """
+        if not patterns:
+            yield place
+            return
+        expression = re.compile(patterns[0], re.IGNORECASE)
+        for name in self.folders(place):
+            if expression.fullmatch(name) and not name.startswith("."):
+                yield from self.below(joined(place, name), *patterns[1:])
 
     def _listing(self, place: str) -> dict[str, str]:
         """Folders by their names in lower case; of two alike, the first in alphabetical order."""
