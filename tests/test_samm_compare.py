@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from memx_fast import train_samm
-from memx_fast.samm import bootstrap, cache, comparison_page, workers
+from memx_fast.samm import bootstrap, cache, checkpoints, comparison_page, workers
 from memx_fast.samm.commands import compare, shared
 from memx_fast.samm.comparison import Job, carry_out, entries
 from memx_fast.samm.methods import METHODS
@@ -80,6 +80,21 @@ def test_figures_are_those_of_the_predictions(compared: Path) -> None:
     assert task["entries"][0]["parameters"] == 38144 + 32 * 81 * 48 + 48 + 48 * 3 + 3
     assert len(facts["defects"]) == 2
     assert '"seconds"' not in (compared / "report.json").read_text()
+
+
+def test_cards_say_data_and_scores(compared: Path) -> None:
+    """What each checkpoint was trained on, and how it does on the test clips of its fold."""
+    facts = json.loads((compared / "report.json").read_text())
+    (task,) = facts["tasks"]
+    for entry in task["entries"]:
+        for number in (1, 2):
+            path = compared / "3-classes" / entry["name"] / f"fold-{number}.safetensors"
+            _, card = checkpoints.read(path)
+            assert card.data == facts["data"] == "built-in drawn faces, motion 1"
+            tested = [line for line in entry["predictions"] if line["fold"] == number]
+            right = [np.argmax(line["probabilities"]) == line["label"] for line in tested]
+            assert card.test["clips"] == len(tested)
+            assert card.test["accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_page_has_the_papers_tables(compared: Path) -> None:

@@ -97,6 +97,28 @@ def test_off_apexnet_from_the_command_line(
         assert {0: 1, 1: 0, 2: 2}[int(truth[entry["clip"]])] == entry["label"]
     _, card = checkpoints.read(tmp_path / "run" / "fold-1.safetensors")
     assert (card.method, card.size, card.frames, card.channels) == ("off-apexnet", 28, 1, 3)
+    assert card.data == f"flow pictures in {root}"
+    assert card.test["clips"] == report["folds"][0]["scores"]["clips"]
+
+
+def test_what_has_learnt_from_pictures_is_not_asked_about_videos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How the pictures were made is not known, so that none can be made from a clip."""
+    pictures, frames = tmp_path / "pictures", tmp_path / "frames"
+    flow_images.write(pictures, CLIPS, nested=False)
+    assert train(tmp_path, "--flow-images", pictures, "--epochs", "1") == 0
+    frames.mkdir()
+    for path in sorted(pictures.glob("*.png"))[:3]:
+        path.rename(frames / f"{len(list(frames.iterdir()))}.png")
+    capsys.readouterr()
+    checkpoint = tmp_path / "run" / "fold-1.safetensors"
+    assert (
+        train_samm.main(["predict", "--checkpoint", str(checkpoint), "--video", str(frames)]) == 1
+    )
+    captured = capsys.readouterr()
+    assert "checkpoint: OFF-ApexNet was trained on ready pictures of the flow" in captured.err
+    assert captured.out == ""
 
 
 def test_several_data_sets_of_pictures(tmp_path: Path) -> None:

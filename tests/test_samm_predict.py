@@ -726,6 +726,8 @@ def test_notes_about_training(clip: Path, checkpoint: Path) -> None:
     text = " ".join(worth.notes(other, found, film))
     assert "says nothing about real ones" not in text
     assert "inflated" in text
+    several = replace(card, data=f"/data/SAMM and {card.data}")
+    assert "says nothing about real ones" in " ".join(worth.notes(several, found, film))
     bare = " ".join(worth.notes(replace(card, data="", test={}), found, film))
     assert "data that the checkpoint does not name" in bare
     assert "answers were right" not in bare

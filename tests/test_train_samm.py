@@ -251,6 +251,7 @@ def test_help_names_every_default(capsys: pytest.CaptureFixture[str]) -> None:
         "(default: 90)",
     ):
         assert part in text
+    assert text.endswith("Other commands, each with its own --help: compare, predict, validate.")
     assert "default: None" not in text
 
 

@@ -144,9 +144,14 @@ def predict(
         progress: show bars.
 
     Raises:
-        ValueError: the clip is too short or cannot be decoded, the numbers do not fit it, or its
-            face is not found or vanishes.
+        ValueError: the method was trained on ready pictures of the flow; the clip is too short or
+            cannot be decoded, the numbers do not fit it, or its face is not found or vanishes.
     """
+    if method.input.frames == 1:
+        raise ValueError(
+            f"checkpoint: {method.title} was trained on ready pictures of the flow, which cannot "
+            "be made from the frames of a clip as they were made; expected one trained on frames"
+        )
     crop = card.crop if wanted.crop is None else wanted.crop
     if wanted.face_box is not None and not crop:
         raise ValueError("face_box: got a place, but whole frames are wanted (no-crop)")

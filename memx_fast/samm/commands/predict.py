@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         description=(
             "Ask a checkpoint, of whatever method, what it sees in one clip: a probability for "
             "each class, and what the answer is worth. The clip is a video, whose frames are "
-            "counted from 0, or a folder of JPEG frames, numbered by the last digits of their "
+            "counted from 0, or a folder of image files, numbered by the last digits of their "
             "names. Frames are read one by one: a clip may be of any length."
         ),
         epilog=(
