@@ -217,7 +217,7 @@ class Format(ABC):
         return list(clips.values()), defects
 
     def unnamed(self, root: Path, workbook: Path) -> list[str]:
-        """The folders of :meth:`clip_folders` that no row is about, be it a row with defects.
+        """The folders of :meth:`clip_folders` that no row names, not even one with defects; sorted.
 
         A second folder of a clip, in another place, counts as named.
 
@@ -235,11 +235,11 @@ class Format(ABC):
                 named.add(entry.clip.casefold())
             else:
                 named |= {entry.name.casefold(), entry.folder.casefold()}
-        return [
+        return sorted(
             folder
             for folder in self.clip_folders(tree)
             if not named & {folder.casefold(), folder.casefold().rpartition("/")[2]}
-        ]
+        )
 
     def _all_entries(self, workbook: Path, tree: Tree) -> Iterator[tuple[int, Entry | Defect]]:
         """What :meth:`entries` says of every row, with the row's number."""
