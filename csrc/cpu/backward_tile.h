@@ -119,43 +119,29 @@ void store_gate_gradient(const A* gates, const Sizes& sizes, const Tile& tile,
   }
 }
 
-// Operands of one number lie ready in the halo image and in the gate panels.
-template <class O, int V>
-GradientOperands<O> gradient_operands(const Convolution<O>& convolution,
-                                      const Halo<number_t<O>>& halo, const Tile& tile,
-                                      const BackwardScratch<O, V>& scratch) {
-  const int64_t width = kPanelVectors * V;
-  if constexpr (depth<O> == 1) {
-    const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
-    return {{halo.data, tile.rows, tile.columns, halo.row_pitch, halo.pixel_pitch},
-            scratch.forward.gates,
-            panel_pitch};
-  } else {
-    const Halo<O> pairs = pair_columns(halo, HaloExtent(convolution, tile), scratch.halo_operands);
-    const int64_t columns = ceil_div(tile.columns, depth<O>);
-    return {{pairs.data, tile.rows, columns, pairs.row_pitch, depth<O> * pairs.pixel_pitch},
-            &scratch.gate_operands->first,
-            tile.rows * columns * width * depth<O>};
-  }
-}
-
 // gradient += the tile's share for the weights of the convolution that took the frame times `mask`.
 template <class S, class O, int V>
-void add_weight_gradient(const Convolution<O>& convolution, const Frame<const S>& frame,
-                         const S* mask, const Tile& tile, const BackwardScratch<O, V>& scratch,
-                         accumulate_t<O>* gradient) {
+void add_weight_gradient(const ForwardStep<S, O>& step, const Convolution<O>& convolution,
+                         const Frame<const S>& frame, const S* mask, const Tile& tile,
+                         const BackwardScratch<O, V>& scratch, accumulate_t<O>* gradient) {
   const ForwardScratch<O, V>& forward = scratch.forward;
   const Halo<number_t<O>> halo = gather_halo(frame, mask, convolution, tile, forward.halo);
-  if constexpr (depth<O> == 1) {
-    if (convolution.winograd) {
-      transform_input<O, V>(convolution, halo, tile, forward.transformed);
-      weight_gradient_winograd<O, V>(convolution, forward.transformed, tile, forward.gates,
-                                     forward.products, gradient);
-      return;
-    }
+  if constexpr (depth<O> > 1) {
+    add_pair_gradient<S, V>(step, convolution, halo, tile, forward.transformed,
+                            scratch.halo_operands, scratch.gate_operands, gradient);
+  } else if (convolution.winograd()) {
+    transform_input<O, V>(convolution, halo, tile, forward.transformed);
+    weight_gradient_winograd<O, V>(convolution, forward.transformed, tile, forward.gates,
+                                   forward.products, gradient);
+  } else {
+    const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * kPanelVectors * V;
+    weight_gradient_direct<O, V>(
+        convolution,
+        {{halo.data, tile.rows, tile.columns, halo.row_pitch, halo.pixel_pitch},
+         forward.gates,
+         panel_pitch},
+        gradient);
   }
-  weight_gradient_direct<O, V>(convolution, gradient_operands(convolution, halo, tile, scratch),
-                               gradient);
 }
 
 // Four sums a column, over every fourth pixel: short chains of additions, and independent ones.
@@ -188,16 +174,15 @@ void add_parameter_gradients(const BackwardStep<S, O>& step,
   const ForwardStep<S, O>& forward = step.forward;
   if constexpr (depth<O> > 1) {
     if (parameters.input_weights != nullptr || parameters.hidden_weights != nullptr) {
-      pair_panels<V>(scratch.forward.gates, forward.hidden_convolution.panels, tile,
-                     scratch.gate_operands);
+      pair_gates<S, V>(forward, tile, scratch.forward.gates, scratch.gate_operands);
     }
   }
   if (parameters.input_weights != nullptr) {
-    add_weight_gradient<S, O, V>(forward.input_convolution, forward.input_frame, nullptr, tile,
-                                 scratch, parameters.input_weights);
+    add_weight_gradient<S, O, V>(forward, forward.input_convolution, forward.input_frame, nullptr,
+                                 tile, scratch, parameters.input_weights);
   }
   if (parameters.hidden_weights != nullptr && forward.hidden_frame.data != nullptr) {
-    add_weight_gradient<S, O, V>(forward.hidden_convolution, forward.hidden_frame,
+    add_weight_gradient<S, O, V>(forward, forward.hidden_convolution, forward.hidden_frame,
                                  forward.hidden_mask, tile, scratch, parameters.hidden_weights);
   }
   if (parameters.bias != nullptr) {

@@ -15,6 +15,9 @@ std::vector<const Engine*> supported_engines() {
 #if !defined(__clang__)
     if (__builtin_cpu_supports("avx512bf16")) {
       engines.push_back(&avx512_bf16_engine());
+      if (__builtin_cpu_supports("amx-bf16") && matrix_registers_granted()) {
+        engines.push_back(&amx_bf16_engine());
+      }
     }
 #endif
   }

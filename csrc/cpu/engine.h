@@ -17,6 +17,7 @@ struct Engine {
   TileKernels<Bfloat16, float> bfloat16;
   TileKernels<Float16, float> float16;
   TileKernels<Bfloat16, Bfloat16Pair> bfloat16_pairs;  // null where there is no such instruction
+  bool matrix_registers = false;                       // multiply them: matrix_tiles.h
 
   template <class S, class O>
   const TileKernels<S, O>& kernels() const {
@@ -39,6 +40,10 @@ const Engine& baseline_engine();
 const Engine& avx2_engine();
 const Engine& avx512_engine();
 const Engine& avx512_bf16_engine();
+const Engine& amx_bf16_engine();
+
+// Asks the system, once, for the use of the matrix registers.
+bool matrix_registers_granted();
 #endif
 
 // Engines this processor can run, slowest first; never empty.

@@ -8,18 +8,18 @@ namespace memx {
 namespace MEMX_ISA {
 
 // out[panel][padded pixel][2V] += convolution of a halo image, by whichever algorithm its weights are
-// packed for. `transformed` and `products` are scratch of Winograd's.
+// packed for. `transformed` and `products` are scratch.
 template <class O, int V>
 void convolve(const Convolution<O>& convolution, const Halo<number_t<O>>& halo, const Tile& tile,
-              accumulate_t<O>* transformed, accumulate_t<O>* products, accumulate_t<O>* out) {
-  if constexpr (depth<O> == 1) {
-    if (convolution.winograd) {
-      transform_input<O, V>(convolution, halo, tile, transformed);
-      convolve_winograd<O, V>(convolution, transformed, tile, products, out);
-      return;
-    }
+              number_t<O>* transformed, accumulate_t<O>* products, accumulate_t<O>* out) {
+  if constexpr (depth<O> > 1) {
+    convolve_pairs<V>(convolution, halo, tile, transformed, out);
+  } else if (convolution.winograd()) {
+    transform_input<O, V>(convolution, halo, tile, transformed);
+    convolve_winograd<O, V>(convolution, transformed, tile, products, out);
+  } else {
+    convolve_direct<O, V>(convolution, halo, tile, out);
   }
-  convolve_direct<O, V>(convolution, halo, tile, out);
 }
 
 // Every gate starts at its bias, or at the ready-made input gates.

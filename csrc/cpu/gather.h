@@ -14,12 +14,18 @@ struct HaloExtent {
 
   template <class O>
   HaloExtent(const Convolution<O>& convolution, const Tile& tile)
-      : rows(round_up(tile.rows, convolution.winograd ? 2 : 1) + convolution.height - 1),
-        columns(round_up(tile.columns, convolution.winograd ? 2 : 1) + convolution.width - 1),
+      : rows(round_up(tile.rows, convolution.winograd() ? 2 : 1) + convolution.height - 1),
+        columns(round_up(tile.columns, convolution.winograd() ? 2 : 1) + convolution.width - 1),
         above(convolution.pad_rows),
         left(convolution.pad_columns) {}
   int64_t pixels() const { return rows * columns; }
 };
+
+// The outer product reads kBlockRows operands from every pixel, also from the last.
+template <class O>
+int64_t halo_elements(const Convolution<O>& convolution, const Tile& tile) {
+  return HaloExtent(convolution, tile).pixels() * convolution.in_channels + kBlockRows;
+}
 
 // A stored number as a number of an operand.
 template <class S, class N>
@@ -97,49 +103,6 @@ Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const S* mask,
     }
   }
   return {out, pitch, channels};
-}
-
-// Each number of a halo image beside that of the pixel to its right, [rows][columns][channels]; zero
-// beside the last column.
-inline Halo<Bfloat16Pair> pair_columns(const Halo<Bfloat16>& in, const HaloExtent& extent,
-                                       Bfloat16Pair* out) {
-  const int64_t pitch = in.row_pitch, channels = in.pixel_pitch;
-  for (int64_t row = 0; row < extent.rows; ++row) {
-    const Bfloat16* from = in.data + row * pitch;
-    Bfloat16Pair* to = out + row * pitch;
-    for (int64_t i = 0; i < pitch - channels; ++i) {
-      to[i] = {from[i], from[i + channels]};
-    }
-    for (int64_t i = pitch - channels; i < pitch; ++i) {
-      to[i] = {from[i], Bfloat16{}};
-    }
-  }
-  return {out, pitch, channels};
-}
-
-// [panel][padded pixel][2V] -> [panel][tile row][pair of columns][2V] pairs; zero beside an odd row's
-// last pixel.
-template <int V>
-void pair_panels(const float* panels, int64_t count, const Tile& tile, Bfloat16Pair* out) {
-  constexpr int64_t width = kPanelVectors * V;
-  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
-  for (int64_t panel = 0; panel < count; ++panel) {
-    for (int64_t y = 0; y < tile.rows; ++y) {
-      const float* in = panels + panel * panel_pitch + y * tile.columns * width;
-      for (int64_t x = 0; x + 1 < tile.columns; x += 2, in += 2 * width, out += width) {
-        for (int64_t j = 0; j < width; ++j) {
-          narrow(in[j], out[j].first);
-          narrow(in[width + j], out[j].second);
-        }
-      }
-      if (tile.columns % 2 != 0) {
-        for (int64_t j = 0; j < width; ++j, ++out) {
-          narrow(in[j], out->first);
-          out->second = Bfloat16{};
-        }
-      }
-    }
-  }
 }
 
 // panels[panel][padded pixel][2V] += an image of plain channels.

@@ -8,13 +8,15 @@
 #include <list>
 #include <mutex>
 
+#include "step.h"
+
 namespace memx {
 
 // What a packed form depends on beside the weight itself.
 struct PackedLayout {
   at::ScalarType dtype;
   int64_t lanes;
-  bool winograd;
+  Algorithm algorithm;
 
   bool operator==(const PackedLayout&) const = default;
 };

@@ -11,6 +11,8 @@
 namespace memx {
 namespace MEMX_ISA {
 
+MEMX_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 // An image whose pixels include the border a convolution sees. `data` is the pixel under the first
 // tap of the first output pixel; N is a number, or an operand.
 template <class N>

@@ -4,6 +4,11 @@
 
 #include "gather.h"
 #include "winograd.h"
+#if defined(MEMX_MATRIX_REGISTERS)
+#include "pairs_on_registers.h"
+#else
+#include "pairs_on_vectors.h"
+#endif
 
 namespace memx {
 namespace MEMX_ISA {
@@ -25,21 +30,17 @@ class Arena {
   int64_t used_ = 0;
 };
 
-MEMX_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// The outer product reads kBlockRows operands from every pixel, also from the last.
-template <class O>
-int64_t halo_elements(const Convolution<O>& convolution, const Tile& tile) {
-  return HaloExtent(convolution, tile).pixels() * convolution.in_channels + kBlockRows;
-}
-
+// Numbers of what an algorithm makes of a halo image before it multiplies.
 template <class O>
 int64_t transformed_elements(const Convolution<O>& convolution, const Tile& tile) {
-  if (!convolution.winograd) {
-    return 0;
+  if constexpr (depth<O> > 1) {
+    return gathered_elements(convolution, tile);
+  } else {
+    return convolution.winograd() ? convolution.positions() * BlockGrid(tile).padded_count() *
+                                            convolution.in_channels +
+                                        kBlockRows
+                                  : 0;
   }
-  return convolution.positions() * BlockGrid(tile).padded_count() * convolution.in_channels +
-         kBlockRows;
 }
 
 template <int V, class O>
@@ -49,7 +50,7 @@ int64_t panel_elements(const Convolution<O>& convolution, const Tile& tile) {
 
 template <int V, class O>
 int64_t product_elements(const Convolution<O>& convolution, const Tile& tile) {
-  if (!convolution.winograd) {
+  if (!convolution.winograd()) {
     return 0;
   }
   return kMostPanels<accumulate_t<O>, V> * convolution.positions() *
@@ -60,10 +61,10 @@ template <class O, int V>
 struct ForwardScratch {
   using A = accumulate_t<O>;
 
-  A* gates;           // [gate panel][padded pixel][2V]
-  number_t<O>* halo;  // [halo rows][halo columns][channels] of X_t, then of H_{t-1}
-  A* transformed;     // [position][padded block][channels]
-  A* products;        // [panel][position][padded block][2V]
+  A* gates;                  // [gate panel][padded pixel][2V]
+  number_t<O>* halo;         // [halo rows][halo columns][channels] of X_t, then of H_{t-1}
+  number_t<O>* transformed;  // [position][padded block][channels], or what is gathered
+  A* products;               // [panel][position][padded block][2V]
 
   template <class S>
   ForwardScratch(Arena& arena, const ForwardStep<S, O>& step, const Tile& tile) {
@@ -71,8 +72,8 @@ struct ForwardScratch {
     const auto& h = step.hidden_convolution;
     gates = arena.take<A>(panel_elements<V>(h, tile));
     halo = arena.take<number_t<O>>(larger(halo_elements(x, tile), halo_elements(h, tile)));
-    transformed =
-        arena.take<A>(larger(transformed_elements(x, tile), transformed_elements(h, tile)));
+    transformed = arena.take<number_t<O>>(
+        larger(transformed_elements(x, tile), transformed_elements(h, tile)));
     products = arena.take<A>(larger(product_elements<V>(x, tile), product_elements<V>(h, tile)));
   }
 };
@@ -81,13 +82,13 @@ template <class O, int V>
 struct TransposedScratch {
   using A = accumulate_t<O>;
 
-  A* result;       // [panel][padded pixel][2V]
-  A* transformed;  // of the gate gradients [position][padded block][gate column]
-  A* products;     // [panel][position][padded block][2V]
+  A* result;                 // [panel][padded pixel][2V]
+  number_t<O>* transformed;  // of the gate gradients [position][padded block][gate column]
+  A* products;               // [panel][position][padded block][2V]
 
   TransposedScratch(Arena& arena, const Convolution<O>& transposed, const Tile& tile) {
     result = arena.take<A>(panel_elements<V>(transposed, tile));
-    transformed = arena.take<A>(transformed_elements(transposed, tile));
+    transformed = arena.take<number_t<O>>(transformed_elements(transposed, tile));
     products = arena.take<A>(product_elements<V>(transposed, tile));
   }
 };
@@ -97,7 +98,7 @@ struct BackwardScratch {
   // `gates` becomes the gate gradients of the tile, in the same layout.
   ForwardScratch<O, V> forward;
   TransposedScratch<O, V> transposed;  // `result` is the gradient of H_t
-  O* halo_operands = nullptr;          // of a weight gradient, where they are pairs: gather.h
+  O* halo_operands = nullptr;          // of a weight gradient, where they are pairs
   O* gate_operands = nullptr;
 
   template <class S>
@@ -106,9 +107,9 @@ struct BackwardScratch {
     if constexpr (depth<O> > 1) {
       const auto& x = step.forward.input_convolution;
       const auto& h = step.forward.hidden_convolution;
-      halo_operands = arena.take<O>(larger(halo_elements(x, tile), halo_elements(h, tile)));
-      gate_operands =
-          arena.take<O>(h.panels * kPanelVectors * V * tile.rows * ceil_div(tile.columns, 2));
+      halo_operands = arena.take<O>(
+          larger(halo_pairs(step.forward, x, tile), halo_pairs(step.forward, h, tile)));
+      gate_operands = arena.take<O>(gate_pairs<S, V>(step.forward, tile));
     }
   }
 };

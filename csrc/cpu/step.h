@@ -19,6 +19,9 @@ namespace memx {
 constexpr int64_t kPanelVectors = 2;  // width of a weight panel, in vectors
 constexpr int64_t kBlockRows = 6;     // pixels a register block: 6 x 2 vectors are 12 accumulators
 
+// Numbers in a row of a matrix register (matrix_tiles.h).
+constexpr int64_t kRegisterNumbers = 32;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
@@ -42,11 +45,16 @@ struct Tile {
 // Products that two neighbouring outputs of a filter of odd `taps`, at least 3, cost: filter.h.
 constexpr int64_t filter_products(int64_t taps) { return 4 + (taps - 3) / 2 * 3; }
 
-// A zero-padded convolution of stride 1 whose weights are packed in panels of output columns:
+// How a convolution is computed, and its weights packed in panels of output columns:
 //   direct    [panel][kernel row][operand][2 * lanes][number of the operand]
+//   gathered  the same for a kernel of one row that sees all numbers under the real one, filled up to
+//             a whole row of a matrix register: for few channels (matrix_tiles.h)
 //   Winograd  [panel][position][in channel][2 * lanes]  (winograd.h; operands of one number only)
 // The operands of a kernel row are its kernel columns' channels in a row, [kernel column][in
 // channel], filled up with zeros to a whole operand.
+enum class Algorithm { kDirect, kGathered, kWinograd };
+
+// A zero-padded convolution of stride 1.
 template <class O>
 struct Convolution {
   const number_t<O>* weights = nullptr;
@@ -54,9 +62,21 @@ struct Convolution {
   int64_t height = 1, width = 1;  // of the kernel
   int64_t pad_rows = 0, pad_columns = 0;
   int64_t panels = 0;
-  bool winograd = false;
+  Algorithm algorithm = Algorithm::kDirect;
 
+  bool winograd() const { return algorithm == Algorithm::kWinograd; }
+  bool gathered() const { return algorithm == Algorithm::kGathered; }
+  int64_t numbers() const { return height * width * in_channels; }  // under the kernel
   int64_t row_operands() const { return ceil_div(width * in_channels, depth<O>); }
+  // What a gathered one is to the gathered image: a kernel of one pixel.
+  Convolution of_gathered() const {
+    Convolution one = *this;
+    one.in_channels = round_up(numbers(), kRegisterNumbers);
+    one.height = one.width = 1;
+    one.pad_rows = one.pad_columns = 0;
+    one.algorithm = Algorithm::kDirect;
+    return one;
+  }
   // Of a transformed block of Winograd's.
   int64_t positions() const { return filter_products(height) * filter_products(width); }
 };

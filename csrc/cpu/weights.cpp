@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "engine.h"
 #include "filter.h"
 #include "kept_weights.h"
 #include "storage.h"
@@ -83,6 +84,25 @@ bool use_winograd(const Convolution<O>& convolution, const Sizes& sizes) {
          std::min(sizes.height, sizes.width) >= kWinogradPixels;
 }
 
+// On matrix registers, where gathering at least halves the rows of them that are multiplied: a kernel
+// row of few channels fills a small part of one. Also where a kernel row ends within an operand.
+template <class O>
+bool use_gathered(const Convolution<O>& convolution) {
+  const int64_t row_numbers = convolution.width * convolution.in_channels;
+  const int64_t direct = convolution.height * ceil_div(row_numbers, kRegisterNumbers);
+  const int64_t gathered = ceil_div(convolution.numbers(), kRegisterNumbers);
+  const bool splits_operands = row_numbers % depth<O> != 0;
+  return depth<O> > 1 && engine().matrix_registers &&
+         (2 * gathered <= direct || (splits_operands && gathered <= direct));
+}
+
+template <class O>
+Algorithm algorithm_of(const Convolution<O>& convolution, const Sizes& sizes) {
+  return use_winograd(convolution, sizes) ? Algorithm::kWinograd
+         : use_gathered(convolution)      ? Algorithm::kGathered
+                                          : Algorithm::kDirect;
+}
+
 template <class N>
 constexpr at::ScalarType scalar_type() {
   return std::is_same_v<N, Bfloat16> ? at::kBFloat16
@@ -115,23 +135,26 @@ template <class O>
 struct PanelLayout {
   PanelLayout(const Convolution<O>& convolution, int64_t width)
       : convolution(convolution),
-        taps(convolution.winograd ? convolution.positions()
-                                  : convolution.height * convolution.width),
-        rows(convolution.winograd ? convolution.positions() * convolution.in_channels
-                                  : convolution.height * convolution.row_operands()),
+        taps(convolution.winograd() ? convolution.positions()
+                                    : convolution.height * convolution.width),
+        row_taps(convolution.gathered() ? taps : convolution.width),
+        rows(convolution.winograd()   ? convolution.positions() * convolution.in_channels
+             : convolution.gathered() ? convolution.of_gathered().row_operands()
+                                      : convolution.height * convolution.row_operands()),
         width(width) {}
   int64_t numbers() const { return rows * width * depth<O>; }
   int64_t offset(int64_t p, int64_t k) const {
-    if (convolution.winograd) {
+    if (convolution.winograd()) {
       return (p * convolution.in_channels + k) * width;
     }
-    const int64_t number = p % convolution.width * convolution.in_channels + k;
-    const int64_t row = p / convolution.width * convolution.row_operands() + number / depth<O>;
+    const int64_t number = p % row_taps * convolution.in_channels + k;
+    const int64_t row = p / row_taps * convolution.row_operands() + number / depth<O>;
     return row * width * depth<O> + number % depth<O>;
   }
 
   const Convolution<O>& convolution;
-  int64_t taps, rows, width;
+  int64_t taps, row_taps;  // of the kernel, and of what is packed as a row of it
+  int64_t rows, width;
 };
 
 // Panels filled from kernel(column, channel): a pointer to the taps of a kernel, `tap_pitch` apart
@@ -155,12 +178,12 @@ at::Tensor packed_panels(const Convolution<O>& convolution, int64_t width, int64
           given[p * width + i] = from == nullptr ? 0 : double(from[p * tap_pitch]);
         }
       }
-      if (convolution.winograd) {
+      if (convolution.winograd()) {
         baseline::for_filter(convolution.height, [&](auto size) {
           transform_kernels<size.value>(given.data(), width, transformed.data());
         });
       }
-      const double* const values = convolution.winograd ? transformed.data() : given.data();
+      const double* const values = convolution.winograd() ? transformed.data() : given.data();
       for (int64_t p = 0; p < layout.taps; ++p) {
         N* const out = data + panel * layout.numbers() + layout.offset(p, k);
         for (int64_t i = 0; i < width; ++i) {
@@ -183,7 +206,7 @@ Convolution<O> describe(const at::Tensor& weight, int64_t in_channels, int64_t c
   convolution.pad_rows = padding.rows;
   convolution.pad_columns = padding.columns;
   convolution.panels = ceil_div(columns, sizes.panel_width());
-  convolution.winograd = use_winograd(convolution, sizes);
+  convolution.algorithm = algorithm_of(convolution, sizes);
   return convolution;
 }
 
@@ -211,7 +234,7 @@ PackedConvolution<O> pack_convolution(const at::Tensor& weight, Padding padding,
                            return row < 0 ? nullptr : w + (row * channels + k) * taps;
                          });
   };
-  const PackedLayout layout{scalar_type<number_t<O>>(), sizes.lanes, packed.convolution.winograd};
+  const PackedLayout layout{scalar_type<number_t<O>>(), sizes.lanes, packed.convolution.algorithm};
   packed.storage = keep ? kept_weights().get(weight, layout, pack) : pack();
   packed.convolution.weights = static_cast<const number_t<O>*>(packed.storage.data_ptr());
   return packed;
@@ -257,8 +280,9 @@ template <class O>
 int64_t weight_gradient_elements(const Convolution<O>& convolution, const Sizes& sizes) {
   const int64_t channels = convolution.in_channels;
   const int64_t rows =
-      convolution.winograd
-          ? convolution.positions() * round_up(channels, kBlockRows)
+      convolution.winograd() ? convolution.positions() * round_up(channels, kBlockRows)
+      : convolution.gathered()
+          ? round_up(convolution.numbers(), kBlockRows)
           : convolution.height * round_up(convolution.width * channels, kBlockRows);
   return convolution.panels * rows * sizes.panel_width();
 }
@@ -271,8 +295,10 @@ at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
   const int64_t panel_width = sizes.panel_width();
   const int64_t channels = convolution.in_channels;
   const int64_t height = convolution.height, width = convolution.width;
+  const int64_t kernel_rows = convolution.gathered() ? 1 : height;
   const int64_t padded_channels = round_up(channels, kBlockRows);
-  const int64_t padded_length = round_up(width * channels, kBlockRows);
+  const int64_t row_taps = convolution.gathered() ? height * width : width;
+  const int64_t padded_length = round_up(row_taps * channels, kBlockRows);
   at::Tensor out = at::empty({kGates * sizes.hidden, channels, height, width},
                              c10::CppTypeToScalarType<A>::value);
   A* const data = out.data_ptr<A>();
@@ -284,7 +310,7 @@ at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
     const int64_t panel = column / panel_width, lane = column % panel_width;
     for (int64_t k = 0; k < channels; ++k) {
       A* const kernel = data + (row * channels + k) * height * width;
-      if (convolution.winograd) {
+      if (convolution.winograd()) {
         const A* u =
             gradient + (panel * convolution.positions() * padded_channels + k) * panel_width + lane;
         baseline::for_filter(height, [&](auto size) {
@@ -292,8 +318,8 @@ at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
         });
       } else {
         for (int64_t p = 0; p < height * width; ++p) {
-          const int64_t run = (panel * height + p / width) * padded_length;
-          kernel[p] = gradient[(run + p % width * channels + k) * panel_width + lane];
+          const int64_t run = (panel * kernel_rows + p / row_taps) * padded_length;
+          kernel[p] = gradient[(run + p % row_taps * channels + k) * panel_width + lane];
         }
       }
     }

@@ -1,0 +1,76 @@
+// Convolutions and weight gradients of operands that are pairs of numbers, on matrix registers: the
+// functions of pairs_on_vectors.h.
+#pragma once
+
+#include "matrix_gradient.h"
+
+namespace memx {
+namespace MEMX_ISA {
+
+// Numbers of scratch for what convolve_pairs() makes of a halo image.
+inline int64_t gathered_elements(const Convolution<Bfloat16Pair>& convolution, const Tile& tile) {
+  return convolution.gathered() ? tile.pixels() * convolution.of_gathered().in_channels : 0;
+}
+
+// out[panel][padded pixel][2V] += convolution of a halo image.
+template <int V>
+void convolve_pairs(const Convolution<Bfloat16Pair>& convolution, const Halo<Bfloat16>& halo,
+                    const Tile& tile, Bfloat16* gathered, float* out) {
+  static_assert(V == kRegisterRows);
+  if (convolution.gathered()) {
+    const Halo<Bfloat16> image = gather_kernels(convolution, halo, tile, gathered);
+    convolve_registers(convolution.of_gathered(), image, tile, out);
+  } else if (convolution.width * convolution.in_channels % depth<Bfloat16Pair> == 0) {
+    convolve_registers(convolution, halo, tile, out);
+  } else {
+    convolve_direct<Bfloat16Pair, V>(convolution, halo, tile, out);
+  }
+}
+
+// Pairs of scratch for the halo image of a weight gradient, and for a tile's gate gradients.
+template <class S>
+int64_t halo_pairs(const ForwardStep<S, Bfloat16Pair>& step,
+                   const Convolution<Bfloat16Pair>& convolution, const Tile& tile) {
+  const PixelRun run = pixel_run(step, tile);
+  return (convolution.gathered() ? convolution.numbers() * run.channel_pitch(1, 1)
+                                 : convolution.in_channels *
+                                       run.channel_pitch(convolution.height, convolution.width)) /
+         depth<Bfloat16Pair>;
+}
+template <class S, int V>
+int64_t gate_pairs(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
+  return step.hidden_convolution.panels * kPanelWidth * pixel_run(step, tile).pixels() /
+         depth<Bfloat16Pair>;
+}
+
+// Gate gradients as the right operands of the tile's weight gradients.
+template <class S, int V>
+void pair_gates(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile, const float* gates,
+                Bfloat16Pair* out) {
+  pair_run(gates, step.hidden_convolution.panels, tile, pixel_run(step, tile), out);
+}
+
+// gradient += the tile's share for the weights of a convolution of a halo image.
+template <class S, int V>
+void add_pair_gradient(const ForwardStep<S, Bfloat16Pair>& step,
+                       const Convolution<Bfloat16Pair>& convolution, const Halo<Bfloat16>& halo,
+                       const Tile& tile, Bfloat16* gathered, Bfloat16Pair* halo_pairs,
+                       const Bfloat16Pair* gate_pairs, float* gradient) {
+  const PixelRun run = pixel_run(step, tile);
+  Bfloat16* const left = &halo_pairs->first;
+  if (convolution.gathered()) {
+    const int64_t numbers = convolution.numbers();
+    transpose_image(gather_kernels(convolution, halo, tile, gathered), tile.rows, tile.columns,
+                    numbers, run, run.channel_pitch(1, 1), left);
+    weight_gradient_registers(1, 1, numbers, convolution.panels, run, left, gate_pairs, gradient);
+  } else {
+    const HaloExtent extent(convolution, tile);
+    transpose_image(halo, extent.rows, extent.columns, convolution.in_channels, run,
+                    run.channel_pitch(convolution.height, convolution.width), left);
+    weight_gradient_registers(convolution.height, convolution.width, convolution.in_channels,
+                              convolution.panels, run, left, gate_pairs, gradient);
+  }
+}
+
+}  // namespace MEMX_ISA
+}  // namespace memx
