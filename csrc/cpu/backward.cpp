@@ -171,7 +171,7 @@ class BackwardPass {
     at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
         for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
-          const Tile tile = sums_.tile(i);
+          const Tile tile = sequence_.tiles.at(i);
           const int64_t last = sequence_.end(tile.batch) - 1;
           if (t <= last) {
             sequence_.kernels.backward(t < last ? step : last_step, sums_.accumulators(slot, i),

@@ -38,24 +38,23 @@ MEMX_INLINE void add_lanes(Vec value, int64_t count, element_t<Vec>* sum) {
   store_lanes(load_lanes<Vec>(sum, count) + value, count, sum);
 }
 
-// Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the tile,
+// Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the part,
 // kept in `gates` (which holds pre-activations when gates are recomputed) and written to the plane.
 template <class S, class O, int V, bool output_sees_current, class Sigmoid>
 void differentiate_cell(const BackwardStep<S, O>& step,
-                        const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
-                        const accumulate_t<O>* hidden_gradient, accumulate_t<O>* gates,
-                        const Sigmoid& sigmoid) {
+                        const PeepholeGradient<accumulate_t<O>>& peephole_gradient,
+                        const Tile& tile, const Tile& part, const accumulate_t<O>* hidden_gradient,
+                        accumulate_t<O>* gates, const Sigmoid& sigmoid) {
   using A = accumulate_t<O>;
   using Vec = vector_t<A, V>;
   const ForwardStep<S, O>& forward = step.forward;
   const Sizes& sizes = forward.sizes;
   const Peepholes<A>& peepholes = forward.peepholes;
   const int64_t width = kPanelVectors * V;
-  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
-  const PeepholeGradient<A>& peephole_gradient = parameters.peepholes;
-  for (int64_t m = 0; m < tile.pixels(); ++m) {
-    const int64_t y = tile.row + m / tile.columns;
-    const int64_t x = tile.column + m % tile.columns;
+  const int64_t panel_pitch = round_up(part.pixels(), kBlockRows) * width;
+  for (int64_t m = 0; m < part.pixels(); ++m) {
+    const int64_t y = part.row + m / part.columns;
+    const int64_t x = part.column + m % part.columns;
     const int64_t pixel = y * sizes.width + x;
     const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
     number_t<O>* plane = step.gate_gradient.data + tile.batch * step.gate_gradient.image +
@@ -119,13 +118,12 @@ void store_gate_gradient(const A* gates, const Sizes& sizes, const Tile& tile,
   }
 }
 
-// gradient += the tile's share for the weights of the convolution that took the frame times `mask`.
+// gradient += the tile's share for the weights of the convolution of a halo image.
 template <class S, class O, int V>
 void add_weight_gradient(const ForwardStep<S, O>& step, const Convolution<O>& convolution,
-                         const Frame<const S>& frame, const S* mask, const Tile& tile,
+                         const Halo<number_t<O>>& halo, const Tile& tile,
                          const BackwardScratch<O, V>& scratch, accumulate_t<O>* gradient) {
   const ForwardScratch<O, V>& forward = scratch.forward;
-  const Halo<number_t<O>> halo = gather_halo(frame, mask, convolution, tile, forward.halo);
   if constexpr (depth<O> > 1) {
     add_pair_gradient<S, V>(step, convolution, halo, tile, forward.transformed,
                             scratch.halo_operands, scratch.gate_operands, gradient);
@@ -167,27 +165,55 @@ void add_bias_gradient(const Sizes& sizes, const Tile& tile, const A* gates, A* 
   }
 }
 
+// The gradient of H_t of a part of the tile, from step t+1 and from above: [panel][padded pixel][2V].
 template <class S, class O, int V>
-void add_parameter_gradients(const BackwardStep<S, O>& step,
-                             const ParameterGradients<accumulate_t<O>>& parameters,
-                             const Tile& tile, const BackwardScratch<O, V>& scratch) {
-  const ForwardStep<S, O>& forward = step.forward;
-  if constexpr (depth<O> > 1) {
-    if (parameters.input_weights != nullptr || parameters.hidden_weights != nullptr) {
-      pair_gates<S, V>(forward, tile, scratch.forward.gates, scratch.gate_operands);
+void compute_hidden_gradient(const BackwardStep<S, O>& step, const Tile& part,
+                             const TransposedScratch<O, V>& scratch) {
+  const Sizes& sizes = step.forward.sizes;
+  accumulate_t<O>* const gradient = scratch.result;
+  if (step.next_gate_gradient.data != nullptr) {
+    transposed_convolution<O, V>(step.hidden_transposed, step.next_gate_gradient, sizes, part,
+                                 scratch);
+    if (step.forward.hidden_mask != nullptr) {
+      multiply_by_image<V>(step.forward.hidden_mask, sizes, part, gradient);
+    }
+  } else {
+    const int64_t elements = panel_elements<V>(step.hidden_transposed, part);
+    for (int64_t i = 0; i < elements; ++i) {
+      gradient[i] = accumulate_t<O>(0);
     }
   }
-  if (parameters.input_weights != nullptr) {
-    add_weight_gradient<S, O, V>(forward, forward.input_convolution, forward.input_frame, nullptr,
-                                 tile, scratch, parameters.input_weights);
+  if (step.output_gradient.data != nullptr) {
+    add_frame<V>(step.output_gradient, sizes.hidden, part, gradient);
   }
-  if (parameters.hidden_weights != nullptr && forward.hidden_frame.data != nullptr) {
-    add_weight_gradient<S, O, V>(forward, forward.hidden_convolution, forward.hidden_frame,
-                                 forward.hidden_mask, tile, scratch, parameters.hidden_weights);
+  if (step.final_gradient.data != nullptr) {
+    add_frame<V>(step.final_gradient, sizes.hidden, part, gradient);
+  }
+}
+
+// A part of the tile: its gate gradients, and all gradients but those of the weights.
+template <class S, class O, int V>
+void differentiate_part(const BackwardStep<S, O>& step, const Halos<O>& halos,
+                        const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
+                        const Tile& part, const BackwardScratch<O, V>& scratch) {
+  using A = accumulate_t<O>;
+  const ForwardStep<S, O>& forward = step.forward;
+  A* const gates = scratch.forward.gates;
+  compute_hidden_gradient<S, O, V>(step, part, scratch.transposed);
+  if (forward.gates == nullptr) {
+    compute_gates<S, O, V>(forward, halos, tile, part, scratch.forward);
+  }
+  for_equations(forward.peepholes.output_sees_current, forward.hard_sigmoid_slope,
+                [&](auto output_sees_current, const auto& sigmoid) {
+                  differentiate_cell<S, O, V, output_sees_current.value>(
+                      step, parameters.peepholes, tile, part, scratch.transposed.result, gates,
+                      sigmoid);
+                });
+  if (step.input_gates_gradient.data != nullptr) {
+    store_gate_gradient<S, A, V>(gates, forward.sizes, part, step.input_gates_gradient);
   }
   if (parameters.bias != nullptr) {
-    add_bias_gradient<accumulate_t<O>, V>(forward.sizes, tile, scratch.forward.gates,
-                                          parameters.bias);
+    add_bias_gradient<A, V>(forward.sizes, part, gates, parameters.bias);
   }
 }
 
@@ -195,49 +221,41 @@ template <class S, class O, int V>
 void backward_tile(const BackwardStep<S, O>& step,
                    const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
                    char* memory) {
-  using A = accumulate_t<O>;
+  [[maybe_unused]] const HeldRegisters<O> registers;
   const ForwardStep<S, O>& forward = step.forward;
-  const Sizes& sizes = forward.sizes;
+  const Tile largest = largest_part(forward, tile);
   Arena arena(memory);
-  const BackwardScratch<O, V> scratch(arena, step, tile);
-  A* hidden_gradient = scratch.transposed.result;
-  A* gates = scratch.forward.gates;
-  if (step.next_gate_gradient.data != nullptr) {
-    transposed_convolution<O, V>(step.hidden_transposed, step.next_gate_gradient, sizes, tile,
-                                 scratch.transposed);
-    if (forward.hidden_mask != nullptr) {
-      multiply_by_image<V>(forward.hidden_mask, sizes, tile, hidden_gradient);
+  const BackwardScratch<O, V> scratch(arena, step, tile, largest);
+  const bool to_input = parameters.input_weights != nullptr;
+  const bool to_hidden = parameters.hidden_weights != nullptr;
+  const bool sees_frames = forward.gates == nullptr || to_input || to_hidden;
+  const Halos<O> halos =
+      sees_frames ? gather_halos<S, O, V>(forward, tile, scratch.forward) : Halos<O>{};
+  if constexpr (depth<O> > 1) {
+    start_gate_pairs<S, V>(forward, tile, scratch.gate_operands);
+  }
+  for_parts(tile, largest, [&](const Tile& part) {
+    differentiate_part<S, O, V>(step, halos, parameters, tile, part, scratch);
+    if constexpr (depth<O> > 1) {
+      if (to_input || to_hidden) {
+        pair_gates<S, V>(forward, tile, part, scratch.forward.gates, scratch.gate_operands);
+      }
     }
-  } else {
-    const int64_t elements = panel_elements<V>(step.hidden_transposed, tile);
-    for (int64_t i = 0; i < elements; ++i) {
-      hidden_gradient[i] = A(0);
-    }
+  });
+  if (to_input) {
+    add_weight_gradient<S, O, V>(forward, forward.input_convolution, halos.input, tile, scratch,
+                                 parameters.input_weights);
   }
-  if (step.output_gradient.data != nullptr) {
-    add_frame<V>(step.output_gradient, sizes.hidden, tile, hidden_gradient);
+  if (to_hidden && halos.hidden.data != nullptr) {
+    add_weight_gradient<S, O, V>(forward, forward.hidden_convolution, halos.hidden, tile, scratch,
+                                 parameters.hidden_weights);
   }
-  if (step.final_gradient.data != nullptr) {
-    add_frame<V>(step.final_gradient, sizes.hidden, tile, hidden_gradient);
-  }
-  if (forward.gates == nullptr) {
-    compute_gates<S, O, V>(forward, tile, scratch.forward);
-  }
-  for_equations(forward.peepholes.output_sees_current, forward.hard_sigmoid_slope,
-                [&](auto output_sees_current, const auto& sigmoid) {
-                  differentiate_cell<S, O, V, output_sees_current.value>(
-                      step, parameters, tile, hidden_gradient, gates, sigmoid);
-                });
-  if (step.input_gates_gradient.data != nullptr) {
-    store_gate_gradient<S, A, V>(gates, sizes, tile, step.input_gates_gradient);
-  }
-  add_parameter_gradients<S, O, V>(step, parameters, tile, scratch);
 }
 
 template <class S, class O, int V>
 int64_t backward_scratch(const BackwardStep<S, O>& step, const Tile& largest) {
   Arena arena(nullptr);
-  const BackwardScratch<O, V> scratch(arena, step, largest);
+  const BackwardScratch<O, V> scratch(arena, step, largest, largest_part(step.forward, largest));
   return arena.used();
 }
 
@@ -245,6 +263,7 @@ int64_t backward_scratch(const BackwardStep<S, O>& step, const Tile& largest) {
 // than of the states where the convolution was not padded to the same size.
 template <class S, class O, int V>
 void frame_gradient_tile(const FrameGradientStep<S, O>& step, const Tile& tile, char* memory) {
+  [[maybe_unused]] const HeldRegisters<O> registers;
   Arena arena(memory);
   const TransposedScratch<O, V> scratch(arena, step.transposed, tile);
   transposed_convolution<O, V>(step.transposed, step.gate_gradient, step.sizes, tile, scratch);

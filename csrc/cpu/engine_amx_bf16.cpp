@@ -39,6 +39,7 @@ bool matrix_registers_granted() {
 
 #pragma GCC target("arch=x86-64-v4,avx512bf16,amx-tile,amx-bf16")
 #define MEMX_ISA amx_bf16
+#define MEMX_AVX512
 #define MEMX_BFLOAT16_PAIRS
 #define MEMX_MATRIX_REGISTERS
 #include "engine_table.h"

@@ -4,6 +4,8 @@
 // no other object file can end up calling a copy made for this instruction set.
 #if defined(__x86_64__)
 
+#include <immintrin.h>
+
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -14,6 +16,9 @@
 
 #pragma GCC target("arch=x86-64-v4")
 #define MEMX_ISA avx512
+#if !defined(__clang__)  // it compiles target regions for the baseline, without the intrinsics
+#define MEMX_AVX512
+#endif
 #include "engine_table.h"
 
 namespace memx {

@@ -19,6 +19,7 @@
 
 #pragma GCC target("arch=x86-64-v4,avx512bf16")
 #define MEMX_ISA avx512_bf16
+#define MEMX_AVX512
 #define MEMX_BFLOAT16_PAIRS
 #include "engine_table.h"
 

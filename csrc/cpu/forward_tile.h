@@ -61,26 +61,40 @@ void start_gates(const ForwardStep<S, O>& step, const Tile& tile, accumulate_t<O
   }
 }
 
-// out += convolution of one frame's tile, of the frame times `mask` if there is one.
-template <class S, class O, int V>
-void add_convolution(const Convolution<O>& convolution, const Frame<const S>& frame, const S* mask,
-                     const Tile& tile, const ForwardScratch<O, V>& scratch, accumulate_t<O>* out) {
-  const Halo<number_t<O>> halo = gather_halo(frame, mask, convolution, tile, scratch.halo);
-  convolve<O, V>(convolution, halo, tile, scratch.transformed, scratch.products, out);
-}
+// What the convolutions see of X_t and of H_{t-1}, the latter times its mask; null where there is no
+// convolution, or H_{t-1} is zero.
+template <class O>
+struct Halos {
+  Halo<number_t<O>> input, hidden;
+};
 
-// Pre-activations of the tile, without peepholes: [gate panel][padded pixel][2V].
 template <class S, class O, int V>
-void compute_gates(const ForwardStep<S, O>& step, const Tile& tile,
-                   const ForwardScratch<O, V>& scratch) {
-  start_gates<S, O, V>(step, tile, scratch.gates);
+Halos<O> gather_halos(const ForwardStep<S, O>& step, const Tile& tile,
+                      const ForwardScratch<O, V>& scratch) {
+  Halos<O> halos{};
   if (step.input_convolution.weights != nullptr) {
-    add_convolution<S, O, V>(step.input_convolution, step.input_frame, nullptr, tile, scratch,
-                             scratch.gates);
+    halos.input = gather_halo<S, O>(step.input_frame, nullptr, step.input_convolution, tile,
+                                    scratch.input_halo);
   }
   if (step.hidden_frame.data != nullptr) {
-    add_convolution<S, O, V>(step.hidden_convolution, step.hidden_frame, step.hidden_mask, tile,
-                             scratch, scratch.gates);
+    halos.hidden = gather_halo<S, O>(step.hidden_frame, step.hidden_mask, step.hidden_convolution,
+                                     tile, scratch.hidden_halo);
+  }
+  return halos;
+}
+
+// Pre-activations of a part of the tile, without peepholes: [gate panel][padded pixel][2V].
+template <class S, class O, int V>
+void compute_gates(const ForwardStep<S, O>& step, const Halos<O>& halos, const Tile& tile,
+                   const Tile& part, const ForwardScratch<O, V>& scratch) {
+  start_gates<S, O, V>(step, part, scratch.gates);
+  if (halos.input.data != nullptr) {
+    convolve<O, V>(step.input_convolution, halos.input.of_part(tile, part), part,
+                   scratch.transformed, scratch.products, scratch.gates);
+  }
+  if (halos.hidden.data != nullptr) {
+    convolve<O, V>(step.hidden_convolution, halos.hidden.of_part(tile, part), part,
+                   scratch.transformed, scratch.products, scratch.gates);
   }
 }
 
@@ -140,20 +154,25 @@ void apply_cell(const ForwardStep<S, O>& step, const Tile& tile, const accumulat
 
 template <class S, class O, int V>
 void forward_tile(const ForwardStep<S, O>& step, const Tile& tile, char* memory) {
+  [[maybe_unused]] const HeldRegisters<O> registers;
+  const Tile largest = largest_part(step, tile);
   Arena arena(memory);
-  const ForwardScratch<O, V> scratch(arena, step, tile);
-  compute_gates<S, O, V>(step, tile, scratch);
-  for_equations(step.peepholes.output_sees_current, step.hard_sigmoid_slope,
-                [&](auto output_sees_current, const auto& sigmoid) {
-                  apply_cell<S, O, V, output_sees_current.value>(step, tile, scratch.gates,
-                                                                 sigmoid);
-                });
+  const ForwardScratch<O, V> scratch(arena, step, tile, largest);
+  const Halos<O> halos = gather_halos<S, O, V>(step, tile, scratch);
+  for_parts(tile, largest, [&](const Tile& part) {
+    compute_gates<S, O, V>(step, halos, tile, part, scratch);
+    for_equations(step.peepholes.output_sees_current, step.hard_sigmoid_slope,
+                  [&](auto output_sees_current, const auto& sigmoid) {
+                    apply_cell<S, O, V, output_sees_current.value>(step, part, scratch.gates,
+                                                                   sigmoid);
+                  });
+  });
 }
 
 template <class S, class O, int V>
 int64_t forward_scratch(const ForwardStep<S, O>& step, const Tile& largest) {
   Arena arena(nullptr);
-  const ForwardScratch<O, V> scratch(arena, step, largest);
+  const ForwardScratch<O, V> scratch(arena, step, largest, largest_part(step, largest));
   return arena.used();
 }
 

@@ -2,7 +2,7 @@
 // run along the rows of the left registers.
 //
 // A tile's pixels are one long run, row after row, `row_pixels` from one row to the next: as many as
-// the widest halo image has columns. What a tap of the kernel sees is the same run, moved; the gate
+// the widest halo image has columns, made even. What a tap of the kernel sees is the same run, moved; the gate
 // gradients are zero where the run leaves the tile.
 #pragma once
 
@@ -28,8 +28,8 @@ struct PixelRun {
 template <class S>
 PixelRun pixel_run(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
   const auto& x = step.input_convolution;
-  return {tile.columns + larger(step.hidden_convolution.width, x.gathered() ? 1 : x.width) - 1,
-          tile.rows};
+  const int64_t widest = larger(step.hidden_convolution.width, x.gathered() ? 1 : x.width);
+  return {round_up(tile.columns + widest - 1, 2), tile.rows};
 }
 
 // out[column][row] = in[row][column] of 16 x 16 numbers.
@@ -107,29 +107,41 @@ MEMX_INLINE void store_pairs(Vec first, Vec second, Bfloat16Pair* out) {
         reinterpret_cast<float*>(out));
 }
 
-// [panel][padded pixel][2V] -> [panel][pair of the run][2V] pairs, zero where the run leaves the tile.
-inline void pair_run(const float* panels, int64_t count, const Tile& tile, const PixelRun& run,
-                     Bfloat16Pair* out) {
+// [panel][padded pixel][2V] of a part of the tile -> [panel][pair of the run][2V] pairs; zero beside the
+// last pixel of an odd row. The part begins at an even column of the tile.
+inline void pair_run(const float* panels, int64_t count, const Tile& tile, const Tile& part,
+                     const PixelRun& run, Bfloat16Pair* out) {
   using Vec = vector_t<float, kRegisterRows>;
-  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * kPanelWidth;
+  const int64_t panel_pitch = round_up(part.pixels(), kBlockRows) * kPanelWidth;
+  const int64_t first = (part.row - tile.row) * run.row_pixels + part.column - tile.column;
   for (int64_t panel = 0; panel < count; ++panel) {
-    const float* const in = panels + panel * panel_pitch;
-    int64_t y = 0, x = 0;  // of the run's next pixel
-    const auto next = [&] {
-      const bool inside = x < tile.columns && y < tile.rows;
-      const float* const found = inside ? in + (y * tile.columns + x) * kPanelWidth : nullptr;
-      if (++x == run.row_pixels) {
-        x = 0, ++y;
+    for (int64_t y = 0; y < part.rows; ++y) {
+      const float* in = panels + panel * panel_pitch + y * part.columns * kPanelWidth;
+      Bfloat16Pair* to =
+          out + (panel * run.pixels() + first + y * run.row_pixels) / 2 * kPanelWidth;
+      for (int64_t x = 0; x < part.columns; x += 2, in += 2 * kPanelWidth, to += kPanelWidth) {
+        for (int64_t j = 0; j < kPanelWidth; j += kRegisterRows) {
+          const bool both = x + 1 < part.columns;
+          store_pairs(load<Vec>(in + j), both ? load<Vec>(in + kPanelWidth + j) : Vec{}, to + j);
+        }
       }
-      return found;
-    };
-    for (int64_t pair = 0; pair < run.pixels() / 2; ++pair, out += kPanelWidth) {
-      const float* const first = next();
-      const float* const second = next();
-      for (int64_t j = 0; j < kPanelWidth; j += kRegisterRows) {
-        store_pairs(first == nullptr ? Vec{} : load<Vec>(first + j),
-                    second == nullptr ? Vec{} : load<Vec>(second + j), out + j);
+    }
+  }
+}
+
+// Zeros for the pairs of the run outside the tile.
+inline void clear_between_rows(int64_t count, const Tile& tile, const PixelRun& run,
+                               Bfloat16Pair* out) {
+  const int64_t row_pairs = run.row_pixels / 2, inside = ceil_div(tile.columns, 2);
+  for (int64_t panel = 0; panel < count; ++panel, out += run.pixels() / 2 * kPanelWidth) {
+    for (int64_t y = 0; y < tile.rows; ++y) {
+      for (int64_t i = (y * row_pairs + inside) * kPanelWidth;
+           i < (y + 1) * row_pairs * kPanelWidth; ++i) {
+        out[i] = Bfloat16Pair{};
       }
+    }
+    for (int64_t i = tile.rows * row_pairs * kPanelWidth; i < run.pixels() / 2 * kPanelWidth; ++i) {
+      out[i] = Bfloat16Pair{};
     }
   }
 }
@@ -166,7 +178,6 @@ inline void weight_gradient_registers(int64_t height, int64_t width, int64_t cha
       }
     }
   });
-  _tile_release();
 }
 
 }  // namespace MEMX_ISA

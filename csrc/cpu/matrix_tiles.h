@@ -25,9 +25,25 @@ struct alignas(64) RegisterShapes {
   uint8_t rows[16] = {};
 };
 
+// The shapes that this thread's registers have; none when it begins with a tile (HeldRegisters).
+struct RegisterShape {
+  int64_t left_rows = 0, operands = 0;
+
+  bool operator==(const RegisterShape&) const = default;
+};
+inline RegisterShape& shape_in_use() {
+  static thread_local RegisterShape shape;
+  return shape;
+}
+
 // Registers 0 to 3 are sums [left register][half of a panel], 4 and 5 left operands, 6 and 7 the
 // halves of a panel.
-MEMX_INLINE void shape_registers(int64_t left_rows, int64_t operands) {
+inline void shape_registers(int64_t left_rows, int64_t operands) {
+  const RegisterShape wanted{left_rows, operands};
+  if (shape_in_use() == wanted) {
+    return;
+  }
+  shape_in_use() = wanted;
   RegisterShapes shapes;
   for (int i = 0; i < 8; ++i) {
     shapes.rows[i] = uint8_t(i < 6 ? left_rows : operands);
@@ -53,6 +69,8 @@ MEMX_INLINE void multiply_registers(const Bfloat16* const (&left)[2], int64_t le
   const int64_t left_bytes = left_row * int64_t(sizeof(Bfloat16));
   const Bfloat16 *left0 = left[0], *left1 = left[1];
   constexpr int64_t half = kPanelWidth;  // numbers of half a panel's row
+  // The intrinsics do not tell the compiler what they read.
+  asm volatile("" : : : "memory");
   _tile_loadd(0, out[0], kPanelRowBytes);
   _tile_loadd(1, out[0] + kRegisterRows, kPanelRowBytes);
   if constexpr (L == 2) {
@@ -199,7 +217,6 @@ inline void convolve_registers(const Convolution<Bfloat16Pair>& convolution,
       }
     }
   }
-  _tile_release();
 }
 
 // The image that a gathered convolution sees: [tile row][tile column][numbers under the kernel,

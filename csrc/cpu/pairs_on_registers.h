@@ -7,6 +7,26 @@
 namespace memx {
 namespace MEMX_ISA {
 
+template <>
+struct HeldRegisters<Bfloat16Pair> {
+  HeldRegisters() { shape_in_use() = {}; }
+  ~HeldRegisters() { _tile_release(); }
+};
+
+// Parts whose gates stay in the first-level cache, of a few whole registers' rows. All weights are read
+// for every part: those that fill the second-level cache want larger ones.
+template <class S>
+Tile largest_part(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
+  constexpr int64_t kMostWeights = 512 * 1024, kColumns = 2 * kRegisterRows, kPixels = 64;
+  const auto& h = step.hidden_convolution;
+  if (h.panels * kPanelWidth * h.numbers() > kMostWeights) {
+    return tile;
+  }
+  const int64_t columns = tile.columns < kColumns ? tile.columns : kColumns;
+  const int64_t rows = kPixels / columns;
+  return {tile.batch, tile.row, tile.column, tile.rows < rows ? tile.rows : rows, columns};
+}
+
 // Numbers of scratch for what convolve_pairs() makes of a halo image.
 inline int64_t gathered_elements(const Convolution<Bfloat16Pair>& convolution, const Tile& tile) {
   return convolution.gathered() ? tile.pixels() * convolution.of_gathered().in_channels : 0;
@@ -43,11 +63,17 @@ int64_t gate_pairs(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
          depth<Bfloat16Pair>;
 }
 
-// Gate gradients as the right operands of the tile's weight gradients.
+// Gate gradients as the right operands of the tile's weight gradients: first the zeros where the run
+// leaves the tile, then part by part.
 template <class S, int V>
-void pair_gates(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile, const float* gates,
-                Bfloat16Pair* out) {
-  pair_run(gates, step.hidden_convolution.panels, tile, pixel_run(step, tile), out);
+void start_gate_pairs(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile,
+                      Bfloat16Pair* out) {
+  clear_between_rows(step.hidden_convolution.panels, tile, pixel_run(step, tile), out);
+}
+template <class S, int V>
+void pair_gates(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile, const Tile& part,
+                const float* gates, Bfloat16Pair* out) {
+  pair_run(gates, step.hidden_convolution.panels, tile, part, pixel_run(step, tile), out);
 }
 
 // gradient += the tile's share for the weights of a convolution of a halo image.

@@ -71,10 +71,13 @@ int64_t gate_pairs(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
   return step.hidden_convolution.panels * kPanelVectors * V * tile.rows * ceil_div(tile.columns, 2);
 }
 
-// Gate gradients as the right operands of the tile's weight gradients.
+// Gate gradients as the right operands of the tile's weight gradients: part by part, of which there
+// is one.
 template <class S, int V>
-void pair_gates(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile, const float* gates,
-                Bfloat16Pair* out) {
+void start_gate_pairs(const ForwardStep<S, Bfloat16Pair>&, const Tile&, Bfloat16Pair*) {}
+template <class S, int V>
+void pair_gates(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile, const Tile&,
+                const float* gates, Bfloat16Pair* out) {
   pair_panels<V>(gates, step.hidden_convolution.panels, tile, out);
 }
 

@@ -24,10 +24,9 @@ void sum_rows(A* rows, int64_t count, int64_t elements) {
   });
 }
 
-// The tiles are put in a row, place by place in the image, and image by image at a place. The row
-// is dealt out to slots, each a fixed contiguous range whatever the number of threads; a slot's
-// tiles are worked on by one thread, in order, and add to the slot's own accumulators. More slots
-// let more threads work, but each costs memory and a pass of the final sum.
+// The row of tiles is dealt out to slots, each a fixed contiguous range whatever the number of threads;
+// a slot's tiles are worked on by one thread, in order, and add to the slot's own accumulators. More
+// slots let more threads work, but each costs memory and a pass of the final sum.
 //
 // Spatial peepholes are the exception: their gradient is as large as three images. The few slots
 // that share a place each have a copy there, the first slot the first copy.
@@ -67,12 +66,6 @@ class ParameterSums {
 
   int64_t count() const { return count_; }
   int64_t first_tile(int64_t slot) const { return slot * sequence_.tiles.count() / count_; }
-
-  // The tile at a position of the row.
-  Tile tile(int64_t position) const {
-    const int64_t batch = sequence_.sizes.batch, places = sequence_.tiles.count() / batch;
-    return sequence_.tiles.at(position % batch * places + position / batch);
-  }
 
   // Where the slot adds what it finds in the tile at a position.
   ParameterGradients<A> accumulators(int64_t slot, int64_t position) const {

@@ -11,6 +11,17 @@
 namespace memx {
 namespace MEMX_ISA {
 
+// What a thread holds while it computes tiles of an operand: nothing, but for matrix registers.
+template <class O>
+struct HeldRegisters {};
+
+// The largest part of a tile that should go through the equations at a time: all of it, but for matrix
+// registers.
+template <class S, class O>
+Tile largest_part(const ForwardStep<S, O>&, const Tile& tile) {
+  return tile;
+}
+
 MEMX_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // An image whose pixels include the border a convolution sees. `data` is the pixel under the first
@@ -20,6 +31,12 @@ struct Halo {
   const N* data;
   int64_t row_pitch;    // elements from one row to the next
   int64_t pixel_pitch;  // elements from one pixel to the next: the channel count
+
+  // That of a part of the tile.
+  Halo of_part(const Tile& tile, const Tile& part) const {
+    return {data + (part.row - tile.row) * row_pitch + (part.column - tile.column) * pixel_pitch,
+            row_pitch, pixel_pitch};
+  }
 };
 
 // Panels that share the left operands of a register block. With the 32 registers of AVX-512 two

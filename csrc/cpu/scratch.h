@@ -57,21 +57,24 @@ int64_t product_elements(const Convolution<O>& convolution, const Tile& tile) {
          BlockGrid(tile).padded_count() * kPanelVectors * V;
 }
 
+// `part` is the largest part of the tile that goes through the equations at a time.
 template <class O, int V>
 struct ForwardScratch {
   using A = accumulate_t<O>;
 
-  A* gates;                  // [gate panel][padded pixel][2V]
-  number_t<O>* halo;         // [halo rows][halo columns][channels] of X_t, then of H_{t-1}
+  A* gates;                  // [gate panel][padded pixel][2V] of a part
+  number_t<O>* input_halo;   // [halo rows][halo columns][channels] of X_t
+  number_t<O>* hidden_halo;  // the same of H_{t-1}
   number_t<O>* transformed;  // [position][padded block][channels], or what is gathered
   A* products;               // [panel][position][padded block][2V]
 
   template <class S>
-  ForwardScratch(Arena& arena, const ForwardStep<S, O>& step, const Tile& tile) {
+  ForwardScratch(Arena& arena, const ForwardStep<S, O>& step, const Tile& tile, const Tile& part) {
     const auto& x = step.input_convolution;
     const auto& h = step.hidden_convolution;
-    gates = arena.take<A>(panel_elements<V>(h, tile));
-    halo = arena.take<number_t<O>>(larger(halo_elements(x, tile), halo_elements(h, tile)));
+    gates = arena.take<A>(panel_elements<V>(h, part));
+    input_halo = arena.take<number_t<O>>(halo_elements(x, tile));
+    hidden_halo = arena.take<number_t<O>>(halo_elements(h, tile));
     transformed = arena.take<number_t<O>>(
         larger(transformed_elements(x, tile), transformed_elements(h, tile)));
     products = arena.take<A>(larger(product_elements<V>(x, tile), product_elements<V>(h, tile)));
@@ -95,15 +98,15 @@ struct TransposedScratch {
 
 template <class O, int V>
 struct BackwardScratch {
-  // `gates` becomes the gate gradients of the tile, in the same layout.
+  // `gates` becomes the gate gradients of the part, in the same layout.
   ForwardScratch<O, V> forward;
   TransposedScratch<O, V> transposed;  // `result` is the gradient of H_t
   O* halo_operands = nullptr;          // of a weight gradient, where they are pairs
   O* gate_operands = nullptr;
 
   template <class S>
-  BackwardScratch(Arena& arena, const BackwardStep<S, O>& step, const Tile& tile)
-      : forward(arena, step.forward, tile), transposed(arena, step.hidden_transposed, tile) {
+  BackwardScratch(Arena& arena, const BackwardStep<S, O>& step, const Tile& tile, const Tile& part)
+      : forward(arena, step.forward, tile, part), transposed(arena, step.hidden_transposed, part) {
     if constexpr (depth<O> > 1) {
       const auto& x = step.forward.input_convolution;
       const auto& h = step.forward.hidden_convolution;

@@ -44,9 +44,10 @@ TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns
 }
 
 Tile TileGrid::at(int64_t index) const {
-  const int64_t column = index % columns_ * tile_columns_;
-  const int64_t row = index / columns_ % rows_ * tile_rows_;
-  return {index / columns_ / rows_, row, column, std::min(tile_rows_, height_ - row),
+  const int64_t place = index / batch_;
+  const int64_t column = place % columns_ * tile_columns_;
+  const int64_t row = place / columns_ * tile_rows_;
+  return {index % batch_, row, column, std::min(tile_rows_, height_ - row),
           std::min(tile_columns_, width_ - column)};
 }
 

@@ -16,7 +16,8 @@ namespace memx {
 Sizes sizes_of(const Arguments& arguments, int64_t lanes);
 
 // The fixed partition of a batch of images into tiles. It depends on the shapes only, never on the
-// number of threads.
+// number of threads. The tiles are in a row place by place in the image, and image by image at a
+// place: spatial peepholes of a place stay in the cache for all images.
 class TileGrid {
  public:
   // Images of height x width, of which a tile's pixels take `columns` numbers each.

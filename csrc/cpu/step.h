@@ -42,6 +42,19 @@ struct Tile {
   int64_t pixels() const { return rows * columns; }
 };
 
+// Calls body(part) for the parts of a tile, each at most as large as `largest`.
+template <class Body>
+void for_parts(const Tile& tile, const Tile& largest, const Body& body) {
+  const int64_t last_row = tile.row + tile.rows, last_column = tile.column + tile.columns;
+  for (int64_t row = tile.row; row < last_row; row += largest.rows) {
+    const int64_t rows = last_row - row < largest.rows ? last_row - row : largest.rows;
+    for (int64_t column = tile.column; column < last_column; column += largest.columns) {
+      const int64_t rest = last_column - column;
+      body(Tile{tile.batch, row, column, rows, rest < largest.columns ? rest : largest.columns});
+    }
+  }
+}
+
 // Products that two neighbouring outputs of a filter of odd `taps`, at least 3, cost: filter.h.
 constexpr int64_t filter_products(int64_t taps) { return 4 + (taps - 3) / 2 * 3; }
 
