@@ -48,6 +48,21 @@ MEMX_INLINE T each_lane(T x, const Function& function) {
   }
 }
 
+// x within bounds; NaN is kept.
+template <class T>
+MEMX_INLINE T clamped(T x, element_t<T> least, element_t<T> most) {
+#if defined(MEMX_AVX512)
+  // What the comparisons below become takes two instructions each. Of NaN and a number, the maximum
+  // and the minimum are the second operand.
+  if constexpr (sizeof(T) == 64 && !is_double<T>) {
+    const __m512 raised = _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(least), __m512(x));
+    return T(_mm512_maskz_min_ps(0xffff, _mm512_set1_ps(most), raised));
+  }
+#endif
+  x = x < least ? T{} + least : x;
+  return x > most ? T{} + most : x;
+}
+
 // exp. In single precision for |x| <= 60 (clamped: sigmoid needs no more, and no denormal ever
 // appears); NaN is kept. 2^n is added to the exponent field; the remainder in [-ln2/2, ln2/2] goes
 // through a minimax polynomial whose relative error is 3.1e-9.
@@ -57,8 +72,7 @@ MEMX_INLINE T exponential(T x) {
     return each_lane(x, [](double value) { return std::exp(value); });
   } else {
     using Bits = typename Numbers<T>::bits;
-    x = x < -60.0f ? -60.0f : x;
-    x = x > 60.0f ? 60.0f : x;
+    x = clamped(x, -60.0f, 60.0f);
     const T shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: n is in the low bits
     const T n = shifted - 12582912.0f;
     const T r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -110,9 +124,8 @@ struct HardSigmoid {
 
   template <class T>
   MEMX_INLINE_MEMBER T operator()(T x) const {
-    T ramp = x * slope + A(0.5);
-    ramp = ramp < A(0) ? T{} : ramp;
-    return ramp > A(1) ? T{} + A(1) : ramp;
+    const T ramp = x * slope + A(0.5);
+    return clamped(ramp, A(0), A(1));
   }
   template <class T>
   MEMX_INLINE_MEMBER T derivative(T gate) const {
@@ -128,8 +141,7 @@ MEMX_INLINE T hyperbolic_tangent(T x) {
   if constexpr (is_double<T>) {
     return each_lane(x, [](double value) { return std::tanh(value); });
   } else {
-    x = x < -8.2f ? -8.2f : x;
-    x = x > 8.2f ? 8.2f : x;
+    x = clamped(x, -8.2f, 8.2f);
     const T u = x * x;
     T p = u * -1.0880397738376527e-13f + 6.137542557516085e-11f;
     p = p * u - 2.189732484225715e-08f;

@@ -111,9 +111,20 @@ void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, 
   const int64_t width = kPanelVectors * V;
   const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
   for (int64_t y = 0; y < tile.rows; ++y) {
+    A* const row = panels + y * tile.columns * width;
+    if (frame.column == 1) {  // read in the order of memory
+      for (int64_t c = 0; c < channels; ++c) {
+        const S* in = frame.at(tile.batch, tile.row + y, tile.column) + c * frame.channel;
+        A* out = row + c / width * panel_pitch + c % width;
+        for (int64_t x = 0; x < tile.columns; ++x) {
+          out[x * width] += widen(in[x]);
+        }
+      }
+      continue;
+    }
     for (int64_t x = 0; x < tile.columns; ++x) {
       const S* in = frame.at(tile.batch, tile.row + y, tile.column + x);
-      A* out = panels + (y * tile.columns + x) * width;
+      A* out = row + x * width;
       for (int64_t c = 0; c < channels; c += width, out += panel_pitch) {
         const int64_t count = channels - c < width ? channels - c : width;
         for (int64_t j = 0; j < count; ++j) {

@@ -101,10 +101,13 @@ inline void transpose_image(const Halo<Bfloat16>& in, int64_t rows, int64_t colu
 }
 
 // Two numbers of each lane as a pair, rounded.
-template <class Vec>
-MEMX_INLINE void store_pairs(Vec first, Vec second, Bfloat16Pair* out) {
-  store(__builtin_bit_cast(Vec, (rounded_bits(first) >> 16) | (rounded_bits(second) & 0xffff0000u)),
-        reinterpret_cast<float*>(out));
+MEMX_INLINE void store_pairs(vector_t<float, kRegisterRows> first,
+                             vector_t<float, kRegisterRows> second, Bfloat16Pair* out) {
+  const __m512i alternating =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                       21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512bh rounded = _mm512_cvtne2ps_pbh(__m512(second), __m512(first));
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi16(alternating, __m512i(rounded)));
 }
 
 // [panel][padded pixel][2V] of a part of the tile -> [panel][pair of the run][2V] pairs; zero beside the

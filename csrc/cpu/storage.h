@@ -123,6 +123,13 @@ MEMX_INLINE auto rounded_bits(Vec value) {
 
 template <class Vec>
 MEMX_INLINE void store_vector(Vec value, Bfloat16* out) {
+#if defined(MEMX_BFLOAT16_PAIRS)
+  if constexpr (sizeof(Vec) == 64) {  // numbers below the least normal one become zero
+    const __m256bh words = _mm512_cvtneps_pbh(__m512(value));
+    __builtin_memcpy(out, &words, sizeof(words));
+    return;
+  }
+#endif
   const auto words = __builtin_convertvector(rounded_bits(value) >> 16, half_words_t<Vec>);
   __builtin_memcpy(out, &words, sizeof(words));
 }
