@@ -87,14 +87,20 @@ Halos<O> gather_halos(const ForwardStep<S, O>& step, const Tile& tile,
 template <class S, class O, int V>
 void compute_gates(const ForwardStep<S, O>& step, const Halos<O>& halos, const Tile& tile,
                    const Tile& part, const ForwardScratch<O, V>& scratch) {
-  start_gates<S, O, V>(step, part, scratch.gates);
-  if (halos.input.data != nullptr) {
-    convolve<O, V>(step.input_convolution, halos.input.of_part(tile, part), part,
-                   scratch.transformed, scratch.products, scratch.gates);
+  const auto input = halos.input.of_part(tile, part), hidden = halos.hidden.of_part(tile, part);
+  if constexpr (depth<O> > 1) {
+    if (compute_gates_at_once(step, input, hidden, part, scratch.transformed, scratch.gates)) {
+      return;
+    }
   }
-  if (halos.hidden.data != nullptr) {
-    convolve<O, V>(step.hidden_convolution, halos.hidden.of_part(tile, part), part,
-                   scratch.transformed, scratch.products, scratch.gates);
+  start_gates<S, O, V>(step, part, scratch.gates);
+  if (input.data != nullptr) {
+    convolve<O, V>(step.input_convolution, input, part, scratch.transformed, scratch.products,
+                   scratch.gates);
+  }
+  if (hidden.data != nullptr) {
+    convolve<O, V>(step.hidden_convolution, hidden, part, scratch.transformed, scratch.products,
+                   scratch.gates);
   }
 }
 

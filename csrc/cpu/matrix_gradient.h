@@ -165,18 +165,18 @@ inline void weight_gradient_registers(int64_t height, int64_t width, int64_t cha
       for (int64_t pixel = 0; pixel < run.pixels(); pixel += kRunPixels) {
         const int64_t left_over = run.pixels() - pixel;
         const int64_t count = left_over < kRunPixels ? left_over : kRunPixels;
-        const RegisterRuns runs{1, count / kRegisterNumbers, 0, 0};
         const Bfloat16Pair* const gates = right + (panel * run.pixels() + pixel) / 2 * kPanelWidth;
         for (int64_t tap = 0; tap < height * width; ++tap) {
           const int64_t ky = tap / width, kx = tap % width;
           const Bfloat16* const seen =
               left + channel * channel_pitch + pixel + ky * run.row_pixels + kx;
+          const Term term{{seen, 0, channel_pitch}, &gates->first, 1, count / kRegisterNumbers, 0};
           float* const sums =
               gradient +
               ((panel * height + ky) * row_length + kx * channels + channel) * kPanelWidth;
-          multiply_registers<registers.value>({seen, seen + kRegisterRows * channel_pitch},
-                                              channel_pitch, &gates->first, runs,
-                                              {sums, sums + kRegisterRows * kPanelWidth});
+          float* const out[2] = {sums, sums + kRegisterRows * kPanelWidth};
+          multiply_registers<registers.value>(&term, 1, {{0, 0}, {0, kRegisterRows}},
+                                              {out[0], out[1]}, kPanelRowBytes, out);
         }
       }
     }

@@ -54,45 +54,60 @@ inline void shape_registers(int64_t left_rows, int64_t operands) {
   _tile_loadconfig(&shapes);
 }
 
-// Runs of registers' rows of numbers under one another in a left operand, and of panel rows.
-struct RegisterRuns {
-  int64_t count, steps;             // registers in each
-  int64_t left_pitch, right_pitch;  // numbers from a run to the next
+// One left image and the weights that it meets: runs of `steps` registers each under one another.
+struct Term {
+  Halo<Bfloat16> in;
+  const Bfloat16* weights;
+  int64_t runs, steps;
+  int64_t run_weights;  // numbers from a run to the next
 };
 
-// For each of L left registers: out[row][2V] += sum over the runs of left[row][..] * panel[..][2V].
-// `left_row` numbers lie between the rows of a left register.
+// Where the first row of a left register lies in the images.
+struct Place {
+  int64_t y, x;
+};
+
+// For each of L left registers: out[row][2V] = start[row][2V] + sum over the terms of left * weights.
+// `start_bytes` lie between the rows of `start`, which may be `out`.
 template <int L>
-MEMX_INLINE void multiply_registers(const Bfloat16* const (&left)[2], int64_t left_row,
-                                    const Bfloat16* panel, const RegisterRuns& runs,
+MEMX_INLINE void multiply_registers(const Term* terms, int64_t count, const Place (&places)[2],
+                                    const float* const (&start)[2], int64_t start_bytes,
                                     float* const (&out)[2]) {
-  const int64_t left_bytes = left_row * int64_t(sizeof(Bfloat16));
-  const Bfloat16 *left0 = left[0], *left1 = left[1];
   constexpr int64_t half = kPanelWidth;  // numbers of half a panel's row
   // The intrinsics do not tell the compiler what they read.
   asm volatile("" : : : "memory");
-  _tile_loadd(0, out[0], kPanelRowBytes);
-  _tile_loadd(1, out[0] + kRegisterRows, kPanelRowBytes);
+  _tile_loadd(0, start[0], start_bytes);
+  _tile_loadd(1, start[0] + kRegisterRows, start_bytes);
   if constexpr (L == 2) {
-    _tile_loadd(2, out[1], kPanelRowBytes);
-    _tile_loadd(3, out[1] + kRegisterRows, kPanelRowBytes);
+    _tile_loadd(2, start[1], start_bytes);
+    _tile_loadd(3, start[1] + kRegisterRows, start_bytes);
   }
-  for (int64_t run = 0; run < runs.count; ++run) {
-    const Bfloat16* right = panel + run * runs.right_pitch;
-    for (int64_t k = 0; k < runs.steps * kRegisterNumbers; k += kRegisterNumbers) {
-      _tile_loadd(6, right, kPanelRowBytes);
-      _tile_loadd(4, left0 + k, left_bytes);
-      _tile_loadd(7, right + half, kPanelRowBytes);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      if constexpr (L == 2) {
-        _tile_loadd(5, left1 + k, left_bytes);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-      }
-      right += kStepWeights;
+  for (const Term* term = terms; term < terms + count; ++term) {
+    const Halo<Bfloat16>& in = term->in;
+    const int64_t left_bytes = in.pixel_pitch * int64_t(sizeof(Bfloat16));
+    const Bfloat16* left[2];
+    for (int i = 0; i < L; ++i) {
+      left[i] = in.data + places[i].y * in.row_pitch + places[i].x * in.pixel_pitch;
     }
-    left0 += runs.left_pitch, left1 += runs.left_pitch;
+    for (int64_t run = 0; run < term->runs; ++run) {
+      const Bfloat16* right = term->weights + run * term->run_weights;
+      for (int64_t k = 0; k < term->steps * kRegisterNumbers; k += kRegisterNumbers) {
+        _tile_loadd(6, right, kPanelRowBytes);
+        _tile_loadd(4, left[0] + k, left_bytes);
+        _tile_loadd(7, right + half, kPanelRowBytes);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (L == 2) {
+          _tile_loadd(5, left[1] + k, left_bytes);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+        right += kStepWeights;
+      }
+      for (int i = 0; i < L; ++i) {
+        left[i] += in.row_pitch;
+      }
+    }
   }
   _tile_stored(0, out[0], kPanelRowBytes);
   _tile_stored(1, out[0] + kRegisterRows, kPanelRowBytes);
@@ -123,99 +138,142 @@ MEMX_INLINE void for_registers(int64_t rows, int64_t operands, const Body& body)
   }
 }
 
-// Blocks of a tile's pixels for a left register each, in the order of rows of the image: `of_row`
-// whole ones in every row, or, where `first_column` is not 0, what they leave of it.
-struct PixelBlocks {
-  int64_t rows, of_row, first_column;
-  int64_t pixels;  // of a block
+// Terms of one shape for all pixels of a panel. The weights of a pass should stay in the first-level
+// cache while all pixels meet them.
+struct Pass {
+  static constexpr int64_t kMostTerms = 4, kMostWeightBytes = 40 * 1024;
 
-  int64_t count() const { return rows * of_row; }
+  Term terms[kMostTerms];
+  int64_t count = 0, weight_bytes = 0;
+
+  bool has_room(int64_t bytes) const {
+    return count == 0 || (count < kMostTerms && weight_bytes + bytes <= kMostWeightBytes);
+  }
+  void add(const Term& term, int64_t bytes) {
+    terms[count++] = term;
+    weight_bytes += bytes;
+  }
 };
 
-// out[pixel][2V] of a panel += the runs' share of the convolution, for all of these blocks.
-inline void convolve_blocks(const PixelBlocks& blocks, const Halo<Bfloat16>& in, int64_t columns,
-                            const Bfloat16* panel, const RegisterRuns& runs, float* out) {
-  const auto block = [&](int64_t i, const Bfloat16*& left, float*& sums) {
-    const int64_t y = i / blocks.of_row;
-    const int64_t x = blocks.first_column + i % blocks.of_row * kRegisterRows;
-    left = in.data + y * in.row_pitch + x * in.pixel_pitch;
-    sums = out + (y * columns + x) * kPanelWidth;
+// The sums of a panel: [row][column][2V] of an image of pixels.
+struct PanelSums {
+  int64_t rows, columns;
+  const float* start;  // what they start from, the same for all pixels; null: from themselves
+  float* sums;
+};
+
+// Blocks of pixels for a left register each: `of_row` of them in every row, from a column on.
+inline void multiply_blocks(const Pass& pass, const PanelSums& panel, int64_t first_column,
+                            int64_t of_row) {
+  const int64_t start_bytes = panel.start == nullptr ? kPanelRowBytes : 0;
+  Place places[2];
+  float* out[2];
+  const float* start[2];
+  const auto set = [&](int which, int64_t block) {
+    const Place place{block / of_row, first_column + block % of_row * kRegisterRows};
+    places[which] = place;
+    out[which] = panel.sums + (place.y * panel.columns + place.x) * kPanelWidth;
+    start[which] = panel.start == nullptr ? out[which] : panel.start;
   };
-  const Bfloat16* left[2];
-  float* sums[2];
-  int64_t i = 0;
-  for (; i + 2 <= blocks.count(); i += 2) {
-    block(i, left[0], sums[0]);
-    block(i + 1, left[1], sums[1]);
-    multiply_registers<2>(left, in.pixel_pitch, panel, runs, sums);
+  const int64_t blocks = panel.rows * of_row;
+  int64_t block = 0;
+  for (; block + 2 <= blocks; block += 2) {
+    set(0, block);
+    set(1, block + 1);
+    multiply_registers<2>(pass.terms, pass.count, places, start, start_bytes, out);
   }
-  if (i < blocks.count()) {
-    block(i, left[0], sums[0]);
-    multiply_registers<1>(left, in.pixel_pitch, panel, runs, sums);
+  if (block < blocks) {
+    set(0, block);
+    multiply_registers<1>(pass.terms, pass.count, places, start, start_bytes, out);
   }
 }
 
-// The weights of so many bytes of a panel should stay in the first-level cache while all pixels meet
-// them.
-constexpr int64_t kCachedWeightBytes = 40 * 1024;
-
-// What one operand's length of registers (`operands`, `steps` in a row of the kernel, from operand
-// `first` on) adds to a panel, for the kernel rows from `kernel_row` on.
-struct KernelPart {
-  int64_t kernel_row, kernel_rows;
-  int64_t first, operands, steps;
-};
-
-inline void convolve_part(const Convolution<Bfloat16Pair>& convolution, const KernelPart& part,
-                          const Halo<Bfloat16>& in, int64_t rows, int64_t columns,
-                          const Bfloat16* panel, float* out) {
-  constexpr int64_t operand = depth<Bfloat16Pair>;
-  const int64_t row_weights = convolution.row_operands() * kPanelWidth * operand;
-  const RegisterRuns runs{part.kernel_rows, part.steps, in.row_pitch, row_weights};
-  const Halo<Bfloat16> under{in.data + part.kernel_row * in.row_pitch + part.first * operand,
-                             in.row_pitch, in.pixel_pitch};
-  const Bfloat16* const weights =
-      panel + part.kernel_row * row_weights + part.first * kPanelWidth * operand;
-  const int64_t of_row = columns / kRegisterRows, rest = columns % kRegisterRows;
+// Adds the pass to the sums, and empties it.
+inline void multiply_pass(Pass& pass, int64_t operands, PanelSums& panel) {
+  if (pass.count == 0) {
+    return;
+  }
+  const int64_t of_row = panel.columns / kRegisterRows, rest = panel.columns % kRegisterRows;
   if (of_row > 0) {
-    shape_registers(kRegisterRows, part.operands);
-    convolve_blocks({rows, of_row, 0}, under, columns, weights, runs, out);
+    shape_registers(kRegisterRows, operands);
+    multiply_blocks(pass, panel, 0, of_row);
   }
   if (rest > 0) {
-    shape_registers(rest, part.operands);
-    convolve_blocks({rows, 1, columns - rest}, under, columns, weights, runs, out);
+    shape_registers(rest, operands);
+    multiply_blocks(pass, panel, panel.columns - rest, 1);
+  }
+  panel.start = nullptr;
+  pass.count = pass.weight_bytes = 0;
+}
+
+// A convolution and the halo image that it sees; the rows of its kernel end with whole operands.
+struct SeenBy {
+  Convolution<Bfloat16Pair> convolution;
+  Halo<Bfloat16> image;
+
+  int64_t whole() const { return convolution.row_operands() / kRegisterOperands; }
+  int64_t rest() const { return convolution.row_operands() % kRegisterOperands; }
+  bool has_borders(const Tile& tile) const {
+    return image.row_pitch != tile.columns * image.pixel_pitch;
+  }
+  // Of kernel row ky, `steps` registers from an operand on.
+  Term term(int64_t panel, int64_t ky, int64_t operand, int64_t steps) const {
+    const int64_t row_weights = convolution.row_operands() * kPanelWidth * depth<Bfloat16Pair>;
+    const int64_t number = operand * depth<Bfloat16Pair>;
+    return {{image.data + ky * image.row_pitch + number, image.row_pitch, image.pixel_pitch},
+            convolution.weights + (panel * convolution.height + ky) * row_weights +
+                number * kPanelWidth,
+            1,
+            steps,
+            row_weights};
+  }
+};
+
+// Adds the convolutions' terms for one panel, kernel row by kernel row: whole registers of all of
+// them, then what is left over.
+inline void convolve_panel(const SeenBy* seen, int64_t count, int64_t panel, PanelSums sums) {
+  Pass pass;
+  for (const SeenBy* one = seen; one < seen + count; ++one) {
+    const int64_t bytes = one->whole() * kStepWeights * int64_t(sizeof(Bfloat16));
+    for (int64_t ky = 0; bytes > 0 && ky < one->convolution.height; ++ky) {
+      Term* const last = pass.count > 0 && ky > 0 ? &pass.terms[pass.count - 1] : nullptr;
+      if (last != nullptr && pass.weight_bytes + bytes <= Pass::kMostWeightBytes) {
+        ++last->runs;
+        pass.weight_bytes += bytes;
+        continue;
+      }
+      if (!pass.has_room(bytes)) {
+        multiply_pass(pass, kRegisterOperands, sums);
+      }
+      pass.add(one->term(panel, ky, 0, one->whole()), bytes);
+    }
+  }
+  multiply_pass(pass, kRegisterOperands, sums);
+  for (const SeenBy* one = seen; one < seen + count; ++one) {
+    if (one->rest() > 0) {
+      Term term = one->term(panel, 0, one->whole() * kRegisterOperands, 1);
+      term.runs = one->convolution.height;
+      pass.add(term, 0);
+      multiply_pass(pass, one->rest(), sums);
+    }
   }
 }
 
-// convolve_direct on matrix registers, where the rows of the kernel end with whole operands.
-inline void convolve_registers(const Convolution<Bfloat16Pair>& convolution,
-                               const Halo<Bfloat16>& in, const Tile& tile, float* out) {
-  const int64_t row_operands = convolution.row_operands();
-  const int64_t row_bytes = row_operands * kPanelRowBytes;
-  const int64_t steps = row_operands / kRegisterOperands, rest = row_operands % kRegisterOperands;
-  const int64_t panel_numbers =
-      convolution.height * row_operands * kPanelWidth * depth<Bfloat16Pair>;
+// out[panel][padded pixel][2V] = start[panel][2V], or what is there, + convolutions of as many panels.
+inline void convolve_registers(const SeenBy* seen, int64_t count, const Tile& tile,
+                               const float* start, float* out) {
   const int64_t out_pitch = round_up(tile.pixels(), kBlockRows) * kPanelWidth;
+  bool borders = false;
+  for (int64_t i = 0; i < count; ++i) {
+    borders = borders || seen[i].has_borders(tile);
+  }
   // Pixels without a border between rows are one long row.
-  const bool one_row = in.row_pitch == tile.columns * in.pixel_pitch;
-  const int64_t rows = one_row ? 1 : tile.rows;
-  const int64_t columns = one_row ? tile.pixels() : tile.columns;
-  const int64_t most_rows = larger(1, kCachedWeightBytes / row_bytes);
-  for (int64_t panel = 0; panel < convolution.panels; ++panel) {
-    const Bfloat16* const weights = convolution.weights + panel * panel_numbers;
-    float* const sums = out + panel * out_pitch;
-    for (int64_t ky = 0; ky < convolution.height; ky += most_rows) {
-      const int64_t left_over = convolution.height - ky;
-      const int64_t kernel_rows = left_over < most_rows ? left_over : most_rows;
-      if (steps > 0) {
-        convolve_part(convolution, {ky, kernel_rows, 0, kRegisterOperands, steps}, in, rows,
-                      columns, weights, sums);
-      }
-      if (rest > 0) {
-        convolve_part(convolution, {ky, kernel_rows, row_operands - rest, rest, 1}, in, rows,
-                      columns, weights, sums);
-      }
-    }
+  const int64_t rows = borders ? tile.rows : 1;
+  const int64_t columns = borders ? tile.columns : tile.pixels();
+  for (int64_t panel = 0; panel < seen->convolution.panels; ++panel) {
+    convolve_panel(seen, count, panel,
+                   {rows, columns, start == nullptr ? nullptr : start + panel * kPanelWidth,
+                    out + panel * out_pitch});
   }
 }
 

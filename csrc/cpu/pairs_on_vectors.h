@@ -60,6 +60,13 @@ void pair_panels(const float* panels, int64_t count, const Tile& tile, Bfloat16P
   }
 }
 
+// Vectors have no way to compute both convolutions of a part of a tile at once.
+template <class S>
+bool compute_gates_at_once(const ForwardStep<S, Bfloat16Pair>&, const Halo<Bfloat16>&,
+                           const Halo<Bfloat16>&, const Tile&, Bfloat16*, float*) {
+  return false;
+}
+
 // Pairs of scratch for the halo image of a weight gradient, and for a tile's gate gradients.
 template <class S>
 int64_t halo_pairs(const ForwardStep<S, Bfloat16Pair>&,

@@ -32,8 +32,11 @@ struct Halo {
   int64_t row_pitch;    // elements from one row to the next
   int64_t pixel_pitch;  // elements from one pixel to the next: the channel count
 
-  // That of a part of the tile.
+  // That of a part of the tile; null stays null.
   Halo of_part(const Tile& tile, const Tile& part) const {
+    if (data == nullptr) {
+      return *this;
+    }
     return {data + (part.row - tile.row) * row_pitch + (part.column - tile.column) * pixel_pitch,
             row_pitch, pixel_pitch};
   }
