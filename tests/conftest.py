@@ -1,8 +1,14 @@
 """Conditions under which every test runs."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+# Threads that wait for work sleep, here and in every process that a test starts: between operators
+# as small as these they would otherwise only wait, and hold the processor that others need. The
+# library of threads reads this once, when PyTorch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
