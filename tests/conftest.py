@@ -17,6 +17,12 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests start first where pytest-xdist has workers: none is left with one at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """For tiny problems, which would only wait for their threads, and long on a busy machine."""
