@@ -36,12 +36,14 @@ MOTION ?= 2
 train: build/extension
 	$(PY) -m memx_fast.train_samm --size 40 --epochs 24 --learning-rate 1e-3 --motion $(MOTION)
 
+# Processes that share the tests out among themselves, by files: 1 to 2 GB each.
+WORKERS ?= 2
 test: build/extension
 	$(SCRIPTS)/ruff check .
 	$(SCRIPTS)/ruff format --check .
 	$(SCRIPTS)/clang-format --dry-run -Werror $(KERNELS)
 	$(SCRIPTS)/mypy
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 bench: build/extension
 	$(PY) -m pytest benchmarks $(if $(QUICK),--quick) --benchmark-json=build/benchmark.json

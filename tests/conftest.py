@@ -1,14 +1,26 @@
 """Conditions under which every test runs."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+# Threads that wait for work sleep, here and in every process that a test starts: between operators
+# as small as these they would otherwise only wait, and hold the processor that others need. The
+# library of threads reads this once, when PyTorch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
 
 # The benchmarks are not installed. Last on the path: an installed memx_fast wins over the sources.
 sys.path.append(str(Path(__file__).parents[1]))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests start first where pytest-xdist has workers: none is left with one at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from memx_fast import ConvLSTM, backends, conv_lstm, ops
+from tests.accuracy import worse_than_plain
 from tests.operator_cases import (
     ENGINE_CASES,
     HALF_TYPES,
@@ -102,19 +104,14 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
     case: Case, dtype: torch.dtype, tf32: bool, run: Callable[..., Any]
 ) -> None:
     """In every other dtype, and with tf32: twice the error of PyTorch's own convolutions."""
-    rounded = {
-        name: None if value is None else value.to(dtype).double()
-        for name, value in case.arguments().items()
-    }
-    incoming = [grad.to(dtype).double().cuda() for grad in case.incoming()]
-    exact = results_and_gradients(plain, case, on_gpu(rounded, torch.float64), incoming)
+
+    def fused_run(arguments: dict[str, Tensor | None], incoming: list[Tensor]) -> dict[str, Tensor]:
+        given = cast(arguments, dtype, c_0=torch.float32)
+        return results_and_gradients(run, case, given, incoming)
+
     with float32_multiplied_in("tf32" if tf32 else "ieee"):
-        usual = results_and_gradients(plain, case, on_gpu(rounded, dtype), incoming)
-        found = results_and_gradients(run, case, on_gpu(rounded, dtype, torch.float32), incoming)
-    smallest = 2**-10 if tf32 else torch.finfo(dtype).eps
-    for name, value in exact.items():
-        allowed = max(2 * distance(usual[name], value), smallest)
-        assert distance(found[name], value) <= allowed, name
+        least = 2**-10 if tf32 else None
+        assert worse_than_plain(case, dtype, fused_run, least, device="cuda") is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

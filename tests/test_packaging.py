@@ -70,9 +70,10 @@ def copy_of_sources(folder: Path) -> Path:
         shutil.copy2(ROOT / name, folder)
     for name in ("memx_fast", "triton_kernels", "csrc", "build", "tests"):
         if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.so", "_build.json")
-            kept = None if name == "build" else ignored
-            shutil.copytree(ROOT / name, folder / name, ignore=kept)
+            built = ("__pycache__", "*.so", "_build.json")
+            # What Triton compiled is not of the package, and may be changing meanwhile.
+            left_out = shutil.ignore_patterns(*(("triton-*",) if name == "build" else built))
+            shutil.copytree(ROOT / name, folder / name, ignore=left_out)
     return folder
 
 

@@ -15,6 +15,19 @@ from .configurations import launch_options
 _BLOCK_P, _BLOCK_C = 16, 32
 
 
+@triton.jit
+def add_compensated(total, lost, term):
+    """One step of Kahan's summation: gives the new ``total``, and what it is too large by.
+
+    The sum, ``total - lost``, is rounded as if it had few terms, however many there are. Beyond the
+    largest number nothing is made up for, so that infinity does not become NaN.
+    """
+    term = term - lost
+    grown = total + term
+    lost = (grown - total) - term
+    return grown, tl.where(lost == lost, lost, 0.0)
+
+
 @triton.jit(do_not_specialize=("images", "batch", "pixels"))
 def sum_over_images(
     gate_gradients_ptr,  # (T*B, H*W, 4, C)
@@ -32,7 +45,10 @@ def sum_over_images(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Sums of a tile of pixels and channels over all steps and sequences, in their order."""
+    """Sums of a tile of pixels and channels over all steps and sequences, in their order.
+
+    There may be thousands of images, and the error of an ordinary sum grows with their number.
+    """
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < HIDDEN
@@ -41,22 +57,29 @@ def sum_over_images(
     gates_at = pixel.to(tl.int64)[:, None] * (4 * HIDDEN) + channel[None, :]
     size = pixels.to(tl.int64) * HIDDEN
     sum_i = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_i = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     sum_f = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_f = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     sum_g = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_g = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     sum_o = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_o = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     peephole_i = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_peephole_i = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     peephole_f = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_peephole_f = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     peephole_o = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
+    lost_peephole_o = tl.zeros((BLOCK_P, BLOCK_C), ACCUMULATE)
     for image in range(images):
         gradients = gate_gradients_ptr + image * 4 * size + gates_at
         d_i = tl.load(gradients, mask=mask, other=0.0).to(ACCUMULATE)
         d_f = tl.load(gradients + HIDDEN, mask=mask, other=0.0).to(ACCUMULATE)
         d_g = tl.load(gradients + 2 * HIDDEN, mask=mask, other=0.0).to(ACCUMULATE)
         d_o = tl.load(gradients + 3 * HIDDEN, mask=mask, other=0.0).to(ACCUMULATE)
-        sum_i += d_i
-        sum_f += d_f
-        sum_g += d_g
-        sum_o += d_o
+        sum_i, lost_i = add_compensated(sum_i, lost_i, d_i)
+        sum_f, lost_f = add_compensated(sum_f, lost_f, d_f)
+        sum_g, lost_g = add_compensated(sum_g, lost_g, d_g)
+        sum_o, lost_o = add_compensated(sum_o, lost_o, d_o)
         if peephole_ptr is not None:
             later = tl.full((1, 1), image, tl.int32) >= batch
             previous = tl.load(
@@ -64,12 +87,16 @@ def sum_over_images(
             )
             if c_0_ptr is not None:
                 previous += tl.load(c_0_ptr + image * size + at, mask=mask & ~later, other=0.0)
-            peephole_i += d_i * previous
-            peephole_f += d_f * previous
+            seen = previous
             if SEES_CURRENT:
-                peephole_o += d_o * tl.load(cells_ptr + image * size + at, mask=mask, other=0.0)
-            else:
-                peephole_o += d_o * previous
+                seen = tl.load(cells_ptr + image * size + at, mask=mask, other=0.0)
+            peephole_i, lost_peephole_i = add_compensated(
+                peephole_i, lost_peephole_i, d_i * previous
+            )
+            peephole_f, lost_peephole_f = add_compensated(
+                peephole_f, lost_peephole_f, d_f * previous
+            )
+            peephole_o, lost_peephole_o = add_compensated(peephole_o, lost_peephole_o, d_o * seen)
 
     if bias_ptr is not None:
         bias = bias_ptr + tl.program_id(0) * (4 * HIDDEN) + channel
