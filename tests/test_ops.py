@@ -111,9 +111,20 @@ ACCURACY_CASES = (
     Case(4, 3, 5, 24, 12, 13, peephole="channel", ragged=True),
 )
 
+# What matrix registers meet: tiles of several parts, registers that are not full, weights for which a
+# tile is one part, kernel rows that end within a pair, in either convolution and in both.
+REGISTER_CASES = (
+    Case(3, 2, 3, 24, 20, 71, peephole="spatial", output_peephole="current"),
+    Case(2, 2, 16, 48, 10, 37, (5, 5), (5, 5), ragged=True),
+    Case(2, 1, 8, 160, 6, 40, masked=True),
+    Case(2, 1, 17, 33, 9, 35),
+    Case(2, 2, 6, 21, 7, 34, (1, 1), (3, 3), padding=(2, 2), peephole="channel"),
+    Case(2, 1, 0, 40, 5, 66),
+)
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES], ids=str)
-@pytest.mark.parametrize("case", [*ACCURACY_CASES, *SHAPES], ids=str)
+@pytest.mark.parametrize("case", [*ACCURACY_CASES, *REGISTER_CASES, *SHAPES], ids=str)
 def test_error_is_at_most_twice_that_of_plain_pytorch(
     case: Case, dtype: torch.dtype, instruction_set: str
 ) -> None:

@@ -32,12 +32,6 @@ inline int64_t gathered_elements(const Convolution<Bfloat16Pair>& convolution, c
   return convolution.gathered() ? tile.pixels() * convolution.of_gathered().in_channels : 0;
 }
 
-// Whether the rows of the kernel end with whole operands.
-inline bool fits_registers(const Convolution<Bfloat16Pair>& convolution) {
-  return convolution.gathered() ||
-         convolution.width * convolution.in_channels % depth<Bfloat16Pair> == 0;
-}
-
 inline SeenBy seen_by(const Convolution<Bfloat16Pair>& convolution, const Halo<Bfloat16>& halo,
                       const Tile& tile, Bfloat16* gathered) {
   if (convolution.gathered()) {
@@ -51,35 +45,23 @@ template <int V>
 void convolve_pairs(const Convolution<Bfloat16Pair>& convolution, const Halo<Bfloat16>& halo,
                     const Tile& tile, Bfloat16* gathered, float* out) {
   static_assert(V == kRegisterRows);
-  if (!fits_registers(convolution)) {
-    convolve_direct<Bfloat16Pair, V>(convolution, halo, tile, out);
-    return;
-  }
   const SeenBy seen = seen_by(convolution, halo, tile, gathered);
   convolve_registers(&seen, 1, tile, nullptr, out);
 }
 
-// Both convolutions of a part of a tile at once, from the bias on: false where that is not possible.
-// An image that is null is not there.
+// Both convolutions of a part of a tile at once, from the bias on: false where there is but one, or no
+// scratch to gather both in. An image that is null is not there.
 template <class S>
 bool compute_gates_at_once(const ForwardStep<S, Bfloat16Pair>& step, const Halo<Bfloat16>& input,
                            const Halo<Bfloat16>& hidden, const Tile& part, Bfloat16* gathered,
                            float* gates) {
   const auto& x = step.input_convolution;
   const auto& h = step.hidden_convolution;
-  if (input.data == nullptr || !fits_registers(x) || !fits_registers(h)) {
+  if (input.data == nullptr || hidden.data == nullptr || (x.gathered() && h.gathered())) {
     return false;
   }
-  SeenBy seen[2] = {seen_by(x, input, part, gathered)};
-  int64_t count = 1;
-  if (hidden.data != nullptr) {
-    // Of the two, only one has scratch to be gathered in.
-    if (x.gathered() && h.gathered()) {
-      return false;
-    }
-    seen[count++] = seen_by(h, hidden, part, gathered);
-  }
-  convolve_registers(seen, count, part, step.bias, gates);
+  const SeenBy seen[2] = {seen_by(x, input, part, gathered), seen_by(h, hidden, part, gathered)};
+  convolve_registers(seen, 2, part, step.bias, gates);
   return true;
 }
 

@@ -189,9 +189,18 @@ MEMX_INLINE void for_panels(int64_t panels, const Body& body) {
   }
 }
 
-// Sums of about this many numbers are kept apart: it bounds the rounding error of large kernels,
-// and keeps the part of the weight panels in use small enough for the first-level cache.
+// Sums of at most about this many numbers are kept apart: it bounds the rounding error of many
+// channels, and keeps the part of the weight panels in use small enough for the first-level cache.
 constexpr int64_t kLongestSum = 192;
+
+// Calls body(first, count) for pieces of a longer sum, about equal ones of whole operands.
+template <class O, class Body>
+MEMX_INLINE void for_pieces(int64_t length, const Body& body) {
+  const int64_t piece = round_up(ceil_div(length, ceil_div(length, kLongestSum)), depth<O>);
+  for (int64_t first = 0; first < length; first += piece) {
+    body(first, length - first < piece ? length - first : piece);
+  }
+}
 
 // The six left rows of the block of pixels that starts at `first`, under one row of the kernel;
 // past the tile's end the last pixel is repeated, and its products land in padding rows of the
@@ -223,14 +232,19 @@ void convolve_panels(const Convolution<O>& convolution, const Halo<number_t<O>>&
   const int64_t most_runs = ceil_div(kLongestSum, P * length);
   for (int64_t ky = 0; ky < convolution.height; ky += most_runs) {
     const int64_t left_over = convolution.height - ky;
-    const Runs runs{left_over < most_runs ? left_over : most_runs, length, in.row_pitch};
+    const int64_t rows = left_over < most_runs ? left_over : most_runs;
     const number_t<O>* weights = convolution.weights + panel * panel_weights + ky * row_weights;
-    for (int64_t first = 0; first < tile.pixels(); first += kBlockRows) {
-      const number_t<O>* left[kBlockRows];
-      block_rows(in, tile, first, ky, left);
-      multiply_block<O, V, P, true>(left, runs, weights, panel_weights,
-                                    out + panel * out_pitch + first * width, out_pitch);
-    }
+    // Several rows are shorter than a piece together.
+    for_pieces<O>(length, [&](int64_t k, int64_t count) {
+      const Halo<number_t<O>> piece{in.data + k, in.row_pitch, in.pixel_pitch};
+      const Runs runs{rows, count, in.row_pitch};
+      for (int64_t first = 0; first < tile.pixels(); first += kBlockRows) {
+        const number_t<O>* left[kBlockRows];
+        block_rows(piece, tile, first, ky, left);
+        multiply_block<O, V, P, true>(left, runs, weights + k * width, panel_weights,
+                                      out + panel * out_pitch + first * width, out_pitch);
+      }
+    });
   }
 }
 

@@ -85,15 +85,14 @@ bool use_winograd(const Convolution<O>& convolution, const Sizes& sizes) {
 }
 
 // On matrix registers, where gathering at least halves the rows of them that are multiplied: a kernel
-// row of few channels fills a small part of one. Also where a kernel row ends within an operand.
+// row of few channels fills a small part of one. And always where a kernel row ends within an operand.
 template <class O>
 bool use_gathered(const Convolution<O>& convolution) {
   const int64_t row_numbers = convolution.width * convolution.in_channels;
   const int64_t direct = convolution.height * ceil_div(row_numbers, kRegisterNumbers);
   const int64_t gathered = ceil_div(convolution.numbers(), kRegisterNumbers);
   const bool splits_operands = row_numbers % depth<O> != 0;
-  return depth<O> > 1 && engine().matrix_registers &&
-         (2 * gathered <= direct || (splits_operands && gathered <= direct));
+  return depth<O> > 1 && engine().matrix_registers && (2 * gathered <= direct || splits_operands);
 }
 
 template <class O>

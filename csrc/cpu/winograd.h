@@ -129,17 +129,25 @@ void multiply_positions(const Convolution<A>& convolution, const A* transformed,
   for (int64_t position = 0; position < positions; ++position) {
     const A* input = transformed + position * grid.padded_count() * channels;
     const A* weights = convolution.weights + panel * panel_weights + position * channels * width;
-    for (int64_t first = 0; first < grid.count(); first += kBlockRows) {
-      const A* const row = input + first * channels;
-      const A* const left[kBlockRows] = {row,
-                                         row + channels,
-                                         row + 2 * channels,
-                                         row + 3 * channels,
-                                         row + 4 * channels,
-                                         row + 5 * channels};
-      multiply_block<A, V, P, false>(left, {1, channels, 0}, weights, panel_weights,
-                                     products + position * step + first * width, positions * step);
-    }
+    for_pieces<A>(channels, [&](int64_t k, int64_t count) {
+      for (int64_t first = 0; first < grid.count(); first += kBlockRows) {
+        const A* const row = input + first * channels + k;
+        const A* const left[kBlockRows] = {row,
+                                           row + channels,
+                                           row + 2 * channels,
+                                           row + 3 * channels,
+                                           row + 4 * channels,
+                                           row + 5 * channels};
+        A* const out = products + position * step + first * width;
+        const Runs runs{1, count, 0};
+        if (k == 0) {
+          multiply_block<A, V, P, false>(left, runs, weights, panel_weights, out, positions * step);
+        } else {
+          multiply_block<A, V, P, true>(left, runs, weights + k * width, panel_weights, out,
+                                        positions * step);
+        }
+      }
+    });
   }
 }
 
