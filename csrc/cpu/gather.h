@@ -21,10 +21,13 @@ struct HaloExtent {
   int64_t pixels() const { return rows * columns; }
 };
 
-// The outer product reads kBlockRows operands from every pixel, also from the last.
+// Numbers behind a halo image that may be read, whatever they are: the outer product reads kBlockRows
+// operands from every pixel, also from the last.
+constexpr int64_t kHaloSlack = 16;
+
 template <class O>
 int64_t halo_elements(const Convolution<O>& convolution, const Tile& tile) {
-  return HaloExtent(convolution, tile).pixels() * convolution.in_channels + kBlockRows;
+  return HaloExtent(convolution, tile).pixels() * convolution.in_channels + kHaloSlack;
 }
 
 // A stored number as a number of an operand.

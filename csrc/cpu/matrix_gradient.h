@@ -149,6 +149,27 @@ inline void clear_between_rows(int64_t count, const Tile& tile, const PixelRun& 
   }
 }
 
+// Calls body(first row, left registers as a constant) for all rows 0..`rows`: whole registers in twos,
+// and what is left over, each with the registers in shape for it.
+template <class Body>
+MEMX_INLINE void for_registers(int64_t rows, int64_t operands, const Body& body) {
+  const int64_t whole = rows / kRegisterRows * kRegisterRows;
+  if (whole > 0) {
+    shape_registers(kRegisterRows, operands);
+    int64_t row = 0;
+    for (; row + 2 * kRegisterRows <= whole; row += 2 * kRegisterRows) {
+      body(row, std::integral_constant<int, 2>{});
+    }
+    if (row < whole) {
+      body(row, std::integral_constant<int, 1>{});
+    }
+  }
+  if (whole < rows) {
+    shape_registers(rows - whole, operands);
+    body(whole, std::integral_constant<int, 1>{});
+  }
+}
+
 // Pixels of the run that are multiplied at a time: both operands stay in the first-level cache while
 // every tap of the kernel meets them.
 constexpr int64_t kRunPixels = 256;

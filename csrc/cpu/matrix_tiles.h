@@ -117,27 +117,6 @@ MEMX_INLINE void multiply_registers(const Term* terms, int64_t count, const Plac
   }
 }
 
-// Calls body(first row, rows, left registers as a constant, how many) for all rows 0..`rows`: whole
-// registers in twos, and what is left over. `body` is called within one shape of the registers.
-template <class Body>
-MEMX_INLINE void for_registers(int64_t rows, int64_t operands, const Body& body) {
-  const int64_t whole = rows / kRegisterRows * kRegisterRows;
-  if (whole > 0) {
-    shape_registers(kRegisterRows, operands);
-    int64_t row = 0;
-    for (; row + 2 * kRegisterRows <= whole; row += 2 * kRegisterRows) {
-      body(row, std::integral_constant<int, 2>{});
-    }
-    if (row < whole) {
-      body(row, std::integral_constant<int, 1>{});
-    }
-  }
-  if (whole < rows) {
-    shape_registers(rows - whole, operands);
-    body(whole, std::integral_constant<int, 1>{});
-  }
-}
-
 // Terms of one shape for all pixels of a panel. The weights of a pass should stay in the first-level
 // cache while all pixels meet them.
 struct Pass {
@@ -278,22 +257,25 @@ inline void convolve_registers(const SeenBy* seen, int64_t count, const Tile& ti
 }
 
 // The image that a gathered convolution sees: [tile row][tile column][numbers under the kernel,
-// filled up with zeros].
+// filled up with zeros]. Both images have kHaloSlack numbers behind them: rows of the kernel are copied
+// whole vectors at a time, each over what is too much of the one before.
 inline Halo<Bfloat16> gather_kernels(const Convolution<Bfloat16Pair>& convolution,
                                      const Halo<Bfloat16>& in, const Tile& tile, Bfloat16* out) {
+  constexpr int64_t kVector = 16;
+  static_assert(kVector <= kHaloSlack);
   const int64_t row_numbers = convolution.width * convolution.in_channels;
+  const int64_t numbers = convolution.numbers();
   const int64_t pitch = convolution.of_gathered().in_channels;
   Bfloat16* to = out;
   for (int64_t y = 0; y < tile.rows; ++y) {
     for (int64_t x = 0; x < tile.columns; ++x, to += pitch) {
       const Bfloat16* from = in.data + y * in.row_pitch + x * in.pixel_pitch;
-      int64_t number = 0;
       for (int64_t ky = 0; ky < convolution.height; ++ky, from += in.row_pitch) {
-        for (int64_t i = 0; i < row_numbers; ++i) {
-          to[number++] = from[i];
+        for (int64_t i = 0; i < row_numbers; i += kVector) {
+          __builtin_memcpy(to + ky * row_numbers + i, from + i, kVector * sizeof(Bfloat16));
         }
       }
-      for (; number < pitch; ++number) {
+      for (int64_t number = numbers; number < pitch; ++number) {
         to[number] = Bfloat16{};
       }
     }

@@ -29,7 +29,8 @@ Tile largest_part(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
 
 // Numbers of scratch for what convolve_pairs() makes of a halo image.
 inline int64_t gathered_elements(const Convolution<Bfloat16Pair>& convolution, const Tile& tile) {
-  return convolution.gathered() ? tile.pixels() * convolution.of_gathered().in_channels : 0;
+  return convolution.gathered() ? tile.pixels() * convolution.of_gathered().in_channels + kHaloSlack
+                                : 0;
 }
 
 inline SeenBy seen_by(const Convolution<Bfloat16Pair>& convolution, const Halo<Bfloat16>& halo,
