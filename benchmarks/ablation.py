@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from memx_fast import _C
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 
 from .devices import DEVICES, device_name, has_bfloat16, synchronise
 from .report import RESULTS_FOLDER, file_stem

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from memx_fast import gpu_engines
+from memx_fast.files import replacing
 from memx_fast.gpu_engines import Measured
-from memx_fast.samm.files import replacing
 
 from . import results
 from .rivals import CUDA, TRITON

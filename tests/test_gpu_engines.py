@@ -1,5 +1,8 @@
 """The table that decides between the engines for GPUs: how it is read, written and followed."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from memx_fast.gpu_engines import Measured
 from tests.test_benchmarks import row
 
 GPU = torch.device("cuda")
+ROOT = Path(__file__).parents[1]
 
 LINES = (
     Measured("9.0", "bfloat16", "forward", 1, 32, 9, 0.5),
@@ -108,3 +112,28 @@ def test_results_without_both_engines_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no workload on which both"):
         measured.main([str(found), "--capability", "9.0", "--into", str(table)])
     assert gpu_engines.read(table) == tuple(sorted(LINES))
+
+
+ELSEWHERE = ("cv2", "flax", "jax", "keras", "onnx", "openpyxl", "safetensors", "sklearn", "tqdm")
+RUN_BY_GPU_SH = (
+    *("memx_fast.info", "tests.test_gpu", "benchmarks.conftest", "benchmarks.test_workloads"),
+    *("benchmarks.report", "benchmarks.gpu_engines", "benchmarks.ablation"),
+)
+
+
+def test_machines_with_gpus_need_no_package_of_the_laboratory() -> None:
+    """benchmarks/gpu.sh installs nothing: PyTorch, pytest and matplotlib have to be enough."""
+    program = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({ELSEWHERE!r}))
+for name in {RUN_BY_GPU_SH!r}:
+    importlib.import_module(name)
+"""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    finished = subprocess.run(
+        (sys.executable, "-c", program),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
