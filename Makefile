@@ -41,7 +41,7 @@ test: build/extension
 	$(SCRIPTS)/ruff format --check .
 	$(SCRIPTS)/clang-format --dry-run -Werror $(KERNELS)
 	$(SCRIPTS)/mypy
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -rs tests
 
 bench: build/extension
 	$(PY) -m pytest benchmarks $(if $(QUICK),--quick) --benchmark-json=build/benchmark.json
