@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks import ablation
 from benchmarks import gpu_engines as measured
 from benchmarks.workloads import WORKLOADS
-from memx_fast import gpu_engines
+from memx_fast import backends, gpu_engines, info
 from memx_fast.gpu_engines import Measured
 
 GPU = torch.device("cuda")
@@ -59,6 +59,22 @@ def test_most_similar_layer_decides(
 ) -> None:
     """Of the same type and pass on a GPU of the same generation; Triton where there is none."""
     assert gpu_engines.fastest(GPU, dtype, trains, *layer) == engine
+
+
+@pytest.mark.usefixtures("table")
+def test_info_names_all_that_auto_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both engines where each was faster for some layer; with nothing measured, Triton alone."""
+    monkeypatch.setattr(backends, "has_both_for_gpus", lambda device: device.type == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H200")
+
+    def engines() -> dict[str, str]:
+        return {device["device"]: device["backend"] for device in info._devices()}
+
+    assert engines() == {"cpu": "cpp", "cuda:0": "triton or cuda"}
+    monkeypatch.setattr(gpu_engines, "_MEASURED", ())
+    assert engines()["cuda:0"] == "triton"
 
 
 def test_without_measurements_no_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
