@@ -111,6 +111,19 @@ MUTANTS = {
             "image.offset(first + matrix % 2 * 8",
         ),
     ),
+    "sums of a tap's other warps are lost": (
+        *("bfloat16", "weight_gradient.h", "share < shares; ++share", "share < 1; ++share"),
+    ),
+    "sums of a tap's other warps are added before they are there": (
+        *("bfloat16", "weight_gradient.h"),
+        "    barrier();\n    if (warp() % shares == 0) {",
+        "    if (warp() % shares == 0) {",
+    ),
+    "sums of a tap's other warps lie over pixels that are read": (
+        *("bfloat16", "weight_gradient.h"),
+        "    barrier();\n    if (warp() % shares == share) {",
+        "    if (warp() % shares == share) {",
+    ),
 }
 
 
