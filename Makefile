@@ -43,7 +43,7 @@ test: build/extension
 	$(SCRIPTS)/ruff format --check .
 	$(SCRIPTS)/clang-format --dry-run -Werror $(KERNELS)
 	$(SCRIPTS)/mypy
-	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
+	$(PY) -m pytest -q -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 
 bench: build/extension
 	$(PY) -m pytest benchmarks $(if $(QUICK),--quick) --benchmark-json=build/benchmark.json

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from memx_fast import _C
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 
 from .devices import DEVICES, device_name, has_bfloat16, synchronise
 from .report import RESULTS_FOLDER, file_stem
@@ -29,6 +29,7 @@ from .rivals import Runner, build_fused
 from .workloads import DTYPES, PASSES, Problem, Workload, workload_named
 
 DEFAULT_WORKLOADS = ("samm", "openstl", "pointwise")
+BEST, TRITON = "all optimisations", "Triton"  # variants; on a GPU the best is CUDA C++
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def _variants_on_gpu() -> list[Variant]:
         torch.backends.cudnn.conv.fp32_precision = "ieee"
 
     return [
-        Variant("all optimisations", backend="cuda"),
-        Variant("Triton", backend="triton"),
+        Variant(BEST, backend="cuda"),
+        Variant(TRITON, backend="triton"),
         Variant("no TF32", without_tf32, dtypes=("float32",), backend="cuda"),
         Variant("gates of all steps kept", recompute=0.0, passes=("training",), backend="cuda"),
         Variant("gates of no step kept", recompute=1.0, passes=("training",), backend="cuda"),
@@ -63,7 +64,7 @@ def _variants_on_gpu() -> list[Variant]:
 
 def _variants_on_cpu() -> list[Variant]:
     found = [
-        Variant("all optimisations"),
+        Variant(BEST),
         Variant("direct convolution, no Winograd", partial(_C.tune, winograd=False)),
         Variant("small pages", partial(_C.tune, huge_pages=False)),
         Variant("gates of all steps kept", recompute=0.0, passes=("training",)),
@@ -186,6 +187,20 @@ def write(path: Path, lines: Sequence[Line]) -> None:
         file.write(text.getvalue().encode())
 
 
+def read(path: Path) -> list[Line]:
+    """The lines of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            Line(
+                *(record[name] for name in ("device", "workload", "dtype", "work", "variant")),
+                rounds=int(record["rounds"]),
+                median_ms=float(record["median_ms"]),
+                ratio=float(record["ratio"]),
+            )
+            for record in csv.DictReader(stream)
+        ]
+
+
 def main() -> int:
     """The command: prints the table and writes the CSV."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
@@ -201,7 +216,7 @@ def main() -> int:
         for work in PASSES
         for line in measure(workload_named(workload), dtype, work, options.rounds, options.device)
     ]
-    options.into.mkdir(exist_ok=True)
+    options.into.mkdir(parents=True, exist_ok=True)
     write(options.into / f"{file_stem(device_name(options.device))}-ablation.csv", lines)
     print(markdown(lines))
     return 0

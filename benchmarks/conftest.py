@@ -32,6 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how long building and compiling a contender may take (default: 300)",
     )
     group.addoption(
+        "--uncompiled",
+        action="store_true",
+        help="without the contenders that torch.compile prepares, which takes most of the time",
+    )
+    group.addoption(
+        "--seconds",
+        type=float,
+        default=20.0,
+        help="how long the rounds of a contest go on, five of them at least (default: 20)",
+    )
+    group.addoption(
         "--emulated",
         action="store_true",
         help="bfloat16 even if the processor has no instructions for it: takes many hours",

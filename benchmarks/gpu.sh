@@ -3,9 +3,11 @@
 # benchmarks/gpu.sh OUT
 #
 # Installs the package into build/gpu, compiled for this GPU alone; where that fails, without its
-# extension, so that Triton can be measured all the same. Then runs the tests that need a GPU,
-# compute-sanitizer over a small case where it is there, as much of the benchmark suite as time
-# allows, and what each optimisation is worth on one workload.
+# extension, so that Triton can be measured all the same. Then come, at once, what takes long and
+# needs no clock: the tests that need a GPU, compute-sanitizer over a small case where it is there,
+# and Triton's compilation of what is going to be measured. After that, one by one: the main workload
+# against plain PyTorch, both engines side by side on every workload with what each optimisation is
+# worth, the other workloads, and last the rivals that have to be compiled, as far as time allows.
 # Everything it finds is written below OUT, the tables and a CSV to commit below OUT/results; and,
 # in OUT/gpu_engines.csv, which engine was faster: committed as memx_fast/gpu_engines.csv, it is what
 # "auto" goes by. A summary comes last. PYTHON names the interpreter (python3), whose packages are
@@ -21,13 +23,15 @@ if ! "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())
     echo "$0: the PyTorch of $python sees no GPU" >&2
     exit 1
 fi
+deadline=$(($(date +%s) + 500))
 mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
-export PYTHONPATH="$PWD/build/gpu${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONSAFEPATH=1  # the package that was installed, not the folder of its sources
-failed=0
-deadline=$(($(date +%s) + 470))
+installed=$PWD/build/gpu${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH="$installed:$PWD"
+export PYTHONSAFEPATH=1  # the package that was installed comes before the folder of its sources
+workloads="samm streaming radar openstl pointwise samm1 moving-mnist satellite"
+: >"$out/verdicts.txt"
 
 # report NAME COMMAND...: the command's output goes to OUT/NAME.txt, one line to the screen.
 report() {
@@ -38,29 +42,62 @@ report() {
     case $? in
         0) verdict=passed ;;
         124 | 137) verdict="out of time" ;;
-        *) verdict=FAILED failed=1 ;;
+        *) verdict=FAILED ;;
     esac
-    echo "$name: $verdict in $(($(date +%s) - begin)) s"
+    echo "$name: $verdict in $(($(date +%s) - begin)) s" | tee -a "$out/verdicts.txt"
 }
 
-# measure WORKLOAD TYPE: interrupted at the deadline; its lines are added to the tables.
-measure() {
+# report_within SECONDS NAME COMMAND...: the same, interrupted after that time.
+report_within() {
+    limit=$1
+    name=$2
+    shift 2
+    report "$name" timeout -k 15 -s INT "$limit" "$@"
+}
+
+# before_deadline NAME COMMAND...: the same, interrupted at the deadline.
+before_deadline() {
     left=$((deadline - $(date +%s)))
-    if [ "$left" -lt 30 ]; then
-        echo "benchmark $1 $2: left out, no time"
+    if [ "$left" -lt 20 ]; then
+        echo "$1: left out, no time" | tee -a "$out/verdicts.txt"
         return
     fi
-    report "benchmark-$1-$2" env PYTHONPATH="$PYTHONPATH:$PWD" timeout -k 15 -s INT "$left" \
-        "$python" -m pytest -q -p no:cacheprovider benchmarks --device cuda --preparation 40 \
-        -k "[$1- and $2" --benchmark-json "$out/$1-$2.json"
-    report "results-$1-$2" env PYTHONPATH="$PYTHONPATH:$PWD" \
-        "$python" -m benchmarks.report "$out/$1-$2.json" --into "$out/results"
+    report_within "$left" "$@"
+}
+
+install() {
+    timeout -k 15 240 "$python" -m pip install -q --target build/gpu --no-index --no-deps \
+        --no-build-isolation .
+}
+
+# prove NAME CHOICE: the tests of one engine, in several processes where pytest-xdist is there.
+prove() {
+    report_within 150 "tests-$1" "$python" -m pytest -m gpu -k "$2" -rs -p no:cacheprovider \
+        $processes --junitxml="$out/tests-$1.xml" tests/test_gpu.py
+}
+
+# Without its cache PyTorch asks for every tensor by itself, of which memcheck then sees the ends.
+sanitize() {
+    report_within 150 "$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+        compute-sanitizer --tool "$1" --error-exitcode 1 \
+        "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k test_autocast
+}
+
+# measure WORKLOAD TYPE OPTION...: its lines are added to the tables.
+measure() {
+    case=$1-$2
+    chosen="[$1- and $2"
+    shift 2
+    rm -f "$out/$case.json"
+    before_deadline "benchmark-$case" "$python" -m pytest -q -p no:cacheprovider benchmarks \
+        --device cuda --preparation 40 -k "$chosen" --benchmark-json "$out/$case.json" "$@"
+    if [ -s "$out/$case.json" ]; then
+        report "results-$case" "$python" -m benchmarks.report "$out/$case.json" \
+            --into "$out/results"
+    fi
 }
 
 rm -rf build/gpu
-install() {
-    "$python" -m pip install -q --target build/gpu --no-index --no-deps --no-build-isolation .
-}
 TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch
 print("{}.{}".format(*torch.cuda.get_device_capability()))')
 export TORCH_CUDA_ARCH_LIST
@@ -69,27 +106,38 @@ if [ ! -d build/gpu/memx_fast ]; then
     export MEMX_FAST_NO_EXTENSION=1
     report build-without-extension install
 fi
-
 report info "$python" -m memx_fast.info
-report tests timeout -k 15 -s INT 240 "$python" -m pytest -m gpu -rs -p no:cacheprovider \
-    --junitxml="$out/tests.xml" tests/test_gpu.py
+
+processes=$("$python" -c 'import xdist; print("-n 6")' 2>/dev/null)
+prove cuda cuda &
+prove triton "not cuda" &
 if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-        report "$tool" timeout -k 15 60 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            "$python" -m pytest -q -p no:cacheprovider tests/test_gpu.py -k test_autocast
-    done
+    sanitize memcheck &
+    sanitize racecheck &
 fi
-for type in bfloat16 float32; do
-    for workload in samm streaming radar samm1 openstl pointwise moving-mnist satellite; do
-        measure "$workload" "$type"
-    done
-done
-report gpu-engines env PYTHONPATH="$PYTHONPATH:$PWD" \
-    "$python" -m benchmarks.gpu_engines "$out"/results/*.csv --into "$out/gpu_engines.csv"
 if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
-    report ablation env PYTHONPATH="$PYTHONPATH:$PWD" timeout -k 15 60 \
-        "$python" -m benchmarks.ablation samm --device cuda --into "$out/ablation"
+    for workload in $workloads; do
+        report_within 150 "compilation-$workload" "$python" -m benchmarks.ablation "$workload" \
+            --device cuda --rounds 1 --into "$out/compilation-$workload" &
+    done
 fi
-tail -n 3 "$out/tests.txt"
-cat "$out"/results/*.md "$out/ablation.txt" 2>/dev/null
-exit $failed
+wait
+
+measure samm bfloat16 --uncompiled --seconds 5
+if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
+    for workload in $workloads; do
+        before_deadline "ablation-$workload" "$python" -m benchmarks.ablation "$workload" \
+            --device cuda --rounds 15 --into "$out/ablation-$workload"
+    done
+    report gpu-engines "$python" -m benchmarks.gpu_engines "$out"/ablation-*/*.csv \
+        --into "$out/gpu_engines.csv"
+fi
+measure samm float32 --uncompiled --seconds 3
+for workload in streaming radar openstl; do
+    measure "$workload" bfloat16 --uncompiled --seconds 3
+done
+measure samm bfloat16
+
+tail -qn 3 "$out"/tests-*.txt
+cat "$out/results-samm-bfloat16.txt" "$out"/results/*.md "$out"/ablation-*.txt 2>/dev/null
+! grep FAILED "$out/verdicts.txt"

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.gpu_engines RESULTS.csv --into TABLE``: the engine that "auto" is to take.
+"""``python -m benchmarks.gpu_engines CSV.. --into TABLE``: the engine that "auto" is to take.
 
-Makes the lines of :mod:`memx_fast.gpu_engines` from those of a device that has run both engines.
-Lines of GPUs of another compute capability stay in the table.
+Makes the lines of :mod:`memx_fast.gpu_engines` from those that ``python -m benchmarks.ablation
+--device cuda`` wrote, in which both engines took turns. Lines of GPUs of another compute capability
+stay in the table.
 """
 
 from __future__ import annotations
@@ -15,24 +16,21 @@ from pathlib import Path
 import torch
 
 from memx_fast import gpu_engines
+from memx_fast.files import replacing
 from memx_fast.gpu_engines import Measured
-from memx_fast.samm.files import replacing
 
-from . import results
-from .rivals import CUDA, TRITON
+from . import ablation
 from .workloads import workload_named
 
 
-def lines_of(rows: Iterable[results.Row], capability: str) -> list[Measured]:
-    """One line for each workload of one layer, pass and type that both engines have run."""
-    medians = {row.key: row.median_ms for row in rows}
+def lines_of(lines: Iterable[ablation.Line], capability: str) -> list[Measured]:
+    """One line for each workload of one layer, pass and type, of Triton beside CUDA C++."""
     found = []
-    for (name, work, dtype, contender), median in medians.items():
-        triton = medians.get((name, work, dtype, TRITON))
-        workload = workload_named(name)
-        if contender == CUDA and triton is not None and len(workload.layers) == 1:
+    for line in lines:
+        workload = workload_named(line.workload)
+        if line.variant == ablation.TRITON and len(workload.layers) == 1:
             sizes = (*workload.layers[0], workload.kernel_size**2)
-            found.append(Measured(capability, dtype, work, *sizes, median / triton))
+            found.append(Measured(capability, line.dtype, line.work, *sizes, 1 / line.ratio))
     return found
 
 
@@ -51,22 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status.
 
     Raises:
-        ValueError: the results have no workload that both engines have run.
+        ValueError: the files have no workload that both engines have run.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_engines", description=__doc__)
-    parser.add_argument("results", type=Path, help="a CSV file of benchmarks/results")
+    parser.add_argument("measured", type=Path, nargs="+", help="CSV files of benchmarks.ablation")
     parser.add_argument("--into", type=Path, required=True, help="the table")
     parser.add_argument(
         "--capability",
-        help="compute capability of the GPU of the results, as 9.0 (default: of the one here)",
+        help="compute capability of the GPU that they are of, as 9.0 (default: of the one here)",
     )
     options = parser.parse_args(arguments)
     capability = options.capability
     if capability is None:
         capability = "{}.{}".format(*torch.cuda.get_device_capability())
-    new = lines_of(results.read(options.results), capability)
+    new = lines_of([line for path in options.measured for line in ablation.read(path)], capability)
     if not new:
-        raise ValueError(f"{options.results} has no workload on which both engines ran")
+        names = ", ".join(map(str, options.measured))
+        raise ValueError(f"measured: got {names}, expected one on which both engines have run")
     old = gpu_engines.read(options.into) if options.into.is_file() else ()
     write(options.into, [*(line for line in old if line.capability != capability), *new])
     print(f"wrote {options.into}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 
 from . import chart, results
 from .results import Row

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 
 from .contest import Entry, percentiles
 from .machine import Machine

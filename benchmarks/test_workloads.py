@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ from .results import Circumstances, Row, champion_of, row_of
 from .rivals import CONTENDERS, Contender
 from .workloads import DTYPES, PASSES, WORKLOADS, Workload
 
-FULL = Effort(rounds=5, seconds=20.0, preparation=300.0)
 QUICK = Effort(rounds=2, seconds=1.0, preparation=60.0)
+ROUNDS = 5  # at least, of a contest that is not quick
 MEMORY_LIMIT = 300.0
 
 
@@ -55,10 +55,10 @@ class Contest:
         work: str,
         dtype: str,
         device: str,
-        quick: bool,
-        preparation: float,
+        effort: Effort,
+        compiled: bool,
     ) -> None:
-        self.quick = quick
+        self.quick = quick = effort == QUICK
         self.device = device
         self.at = Circumstances(
             machine=machine.measure(device),
@@ -69,8 +69,7 @@ class Contest:
             work=work,
             dtype=dtype,
         )
-        taking_part = [one for one in CONTENDERS if not (quick and one.compiled)]
-        effort = QUICK if quick else replace(FULL, preparation=preparation)
+        taking_part = [one for one in CONTENDERS if compiled or not one.compiled]
         self.entries = contest.hold(self.at.workload, work, dtype, taking_part, effort, device)
 
     def entry(self, contender: Contender) -> Entry:
@@ -78,7 +77,7 @@ class Contest:
         for entry in self.entries:
             if entry.contender is contender:
                 return entry
-        return Entry(contender, absent="nothing is compiled in a quick run")
+        return Entry(contender, absent="nothing is compiled in this run")
 
     def row(self, entry: Entry) -> Row:
         """The entry's line of the results, with its peak memory measured now."""
@@ -117,14 +116,12 @@ def held(request: pytest.FixtureRequest) -> Contest:
         pytest.skip(
             f"this {device} has no bfloat16 instructions (--emulated measures all the same)"
         )
-    return Contest(
-        workload,
-        work,
-        dtype,
-        device,
-        request.config.getoption("quick"),
-        request.config.getoption("preparation"),
+    quick = request.config.getoption("quick")
+    effort = Effort(
+        ROUNDS, request.config.getoption("seconds"), request.config.getoption("preparation")
     )
+    compiled = not (quick or request.config.getoption("uncompiled"))
+    return Contest(workload, work, dtype, device, QUICK if quick else effort, compiled)
 
 
 @pytest.mark.benchmark(timer=CLOCK.now)

@@ -96,6 +96,17 @@ def fastest(
     return engine
 
 
+def all_chosen(device: torch.device) -> tuple[str, ...]:
+    """The engines that "auto" takes on a GPU for one layer or another, where both can run."""
+    faster = any(
+        ratio < 1
+        for dtype in _ALIKE
+        for trains in (False, True)
+        for _, ratio in _alike(device, dtype, trains)
+    )
+    return (DEFAULT, "cuda") if faster else (DEFAULT,)
+
+
 @torch.compiler.assume_constant_result
 def _alike(
     device: torch.device, dtype: torch.dtype, trains: bool

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from memx_fast import backends
+from memx_fast import backends, gpu_engines
 
 _PACKAGES = ("memx_fast", "torch", "numpy", "triton", "opencv-contrib-python-headless")
 _INSTRUCTION_SETS = (
@@ -56,9 +56,9 @@ def collect() -> dict[str, Any]:
     """Everything that the command prints, as plain values that JSON can hold.
 
     Keys: ``versions``, ``system``, ``processor``, ``threads``, ``devices`` (one entry a device:
-    ``device``, ``name``, ``backend`` that "auto" chooses), ``backends`` (the fields of
-    :class:`memx_fast.backends.Backend`), ``extension`` (how it was built and which instruction set
-    it uses; None if it is not loaded).
+    ``device``, ``name``, ``backend`` that "auto" chooses, or those that it chooses from layer by
+    layer), ``backends`` (the fields of :class:`memx_fast.backends.Backend`), ``extension`` (how it
+    was built and which instruction set it uses; None if it is not loaded).
     """
     return {
         "versions": versions(),
@@ -144,10 +144,16 @@ def _devices() -> list[dict[str, str]]:
             {
                 "device": device,
                 "name": name,
-                "backend": backends.resolve("auto", torch.device(device)),
+                "backend": " or ".join(_chosen(torch.device(device))),
             }
             for device, name in named.items()
         ]
+
+
+def _chosen(device: torch.device) -> tuple[str, ...]:
+    if backends.has_both_for_gpus(device):
+        return gpu_engines.all_chosen(device)
+    return (backends.resolve("auto", device),)
 
 
 def _extension() -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 ``python -m tests.cuda_compiler`` writes the table that test_cuda_compile.py compares with.
 """
 
+import ast
 import csv
 import re
 import subprocess
@@ -11,7 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "csrc" / "cuda" / "backward.cu"  # has the forward step too
+import triton
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "csrc" / "cuda" / "backward.cu"  # has the forward step too
 TABLE = Path(__file__).with_name("cuda_resources.csv")
 GPUS = ("sm_80", "sm_90", "sm_100")
 
@@ -24,7 +28,8 @@ _TYPES = {
 }
 _PROPERTIES = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '\w+'.*?"
-    r"(?P<spilled>\d+) bytes spill stores, (?P<reloaded>\d+) bytes spill loads.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<spilled>\d+) bytes spill stores, "
+    r"(?P<reloaded>\d+) bytes spill loads.*?"
     r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
     re.DOTALL,
 )
@@ -41,11 +46,27 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Resources:
-    """Registers of a thread, bytes it spills, and bytes of static shared memory of a block."""
+    """Of a thread: registers, and bytes that are not in them. Bytes of static shared memory."""
 
     registers: int
-    spilled: int
+    in_memory: int
     shared: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the kernels become on a GPU."""
+
+    kernels: dict[Kernel, Resources]
+    ptx: str
+
+
+def flags() -> list[str]:
+    """What setup.py compiles the kernels with."""
+    for statement in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == "CUDA_FLAGS":
+            return ast.literal_eval(statement.value)
+    raise AssertionError("setup.py has no CUDA_FLAGS")
 
 
 def release() -> str:
@@ -54,15 +75,55 @@ def release() -> str:
     return re.search(r"V([\d.]+)", said)[1]
 
 
-def resources(gpu: str) -> dict[Kernel, Resources]:
-    """What ptxas says about every kernel."""
+def compiled(gpu: str) -> Compiled:
+    """Of every kernel, for one GPU."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ("nvcc", "-std=c++20", "-O3", "-cubin", f"-arch={gpu}", "-Xptxas", "-v")
-        finished = subprocess.run(
-            (*command, "-o", f"{folder}/kernels.cubin", str(SOURCE)), capture_output=True, text=True
-        )
-    assert finished.returncode == 0, finished.stderr
-    found = list(_PROPERTIES.finditer(finished.stderr))
+        command = ("nvcc", *flags(), "-cubin", f"-arch={gpu}", "-Xptxas", "-v", "-keep")
+        into = ("--keep-dir", folder, "-o", f"{folder}/kernels.cubin")
+        finished = subprocess.run((*command, *into, str(SOURCE)), capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        ptx = Path(folder, "backward.ptx").read_text()
+    return Compiled(_resources(finished.stderr), ptx)
+
+
+LOADS = """
+#include "backward_pass.h"
+
+namespace memx::cuda {
+using Numbers = Bfloat16Numbers;
+template __global__ void forward_step<WideForward<Numbers>>(
+    const __grid_constant__ ForwardStep<Numbers>);
+template __global__ void backward_step<NarrowBackward<Numbers>>(
+    const __grid_constant__ BackwardStep<Numbers>);
+}
+"""
+
+
+def loads_at_once() -> dict[str, int]:
+    """How many pairs of floats a step asks for one after the other, at most: sm_90, bfloat16.
+
+    Nothing waits between them, nor decides whether there is to be another.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder, "loads.cu"), Path(folder, "loads.cubin")
+        source.write_text(LOADS)
+        command = ("nvcc", *flags(), "-cubin", "-arch=sm_90", f"-I{SOURCE.parent}", "-o")
+        subprocess.run((*command, str(cubin), str(source)), check=True)
+        disassembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+        said = subprocess.run(
+            (str(disassembler), "-c", str(cubin)), capture_output=True, text=True, check=True
+        ).stdout
+    found = {}
+    for kernel in said.split(".section\t.text.")[1:]:
+        name = re.match(r"\w*?(forward|backward)_step", kernel)[1]
+        parts = re.split(r"\b(?:BRA|BSSY|BSYNC|STG)\b", kernel)
+        found[name] = max(part.count(" LDG.E.64 ") for part in parts)
+    return found
+
+
+def _resources(said: str) -> dict[Kernel, Resources]:
+    """What ptxas says about every kernel."""
+    found = list(_PROPERTIES.finditer(said))
     names = "\n".join(match["name"] for match in found)
     readable = subprocess.run(("c++filt",), input=names, capture_output=True, text=True, check=True)
     table = {}
@@ -70,7 +131,7 @@ def resources(gpu: str) -> dict[Kernel, Resources]:
         shared = re.search(r"(\d+) bytes smem", match["rest"])
         table[_kernel(name)] = Resources(
             int(match["registers"]),
-            int(match["spilled"]) + int(match["reloaded"]),
+            sum(int(match[part]) for part in ("stack", "spilled", "reloaded")),
             int(shared[1]) if shared else 0,
         )
     assert len(table) == len(found)
@@ -85,14 +146,14 @@ def _kernel(name: str) -> Kernel:
     return Kernel(kernel[1], type_name, "x".join(warps.groups()) if warps else "")
 
 
-def all_resources() -> dict[str, dict[Kernel, Resources]]:
-    """Of every GPU, two at a time."""
+def compiled_for_all() -> dict[str, Compiled]:
+    """For every GPU, two at a time."""
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(GPUS, pool.map(resources, GPUS), strict=True))
+        return dict(zip(GPUS, pool.map(compiled, GPUS), strict=True))
 
 
 def main() -> None:
-    found = all_resources()
+    found = {gpu: made.kernels for gpu, made in compiled_for_all().items()}
     with TABLE.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("kernel", "numbers", "warps", *GPUS, f"nvcc {release()}"))

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ablation, contest, memory, report, results
+from benchmarks import ablation, contest, machine, memory, report, results
 from benchmarks.contest import Effort, Entry
 from benchmarks.machine import Machine
 from benchmarks.results import Circumstances, Row
 from benchmarks.rivals import CONTENDERS, CUDA, TRITON, Contender, contender_named
+from benchmarks.test_workloads import Contest
 from benchmarks.workloads import PASSES, WORKLOADS, Problem, Workload, workload_named
 from memx_fast import _C, backends
 from memx_fast.backends import Backend
@@ -305,6 +306,21 @@ def test_suite_from_measurement_to_files(tmp_path: Path) -> None:
         "eager channels_last",
         "eager batched input",
     }
+
+
+def test_contests_without_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--uncompiled leaves out all that torch.compile prepares; those entries have the reason."""
+    asked = []
+    monkeypatch.setattr(contest, "hold", lambda *arguments: asked.append(arguments) or [])
+    monkeypatch.setattr(machine, "measure", lambda device: MACHINE)
+    effort = Effort(rounds=5, seconds=2.0, preparation=40.0)
+    held = Contest(TINY, "forward", "float32", "cpu", effort, compiled=False)
+    ((_, _, _, contenders, given, _),) = asked
+    assert given == effort
+    assert not held.quick
+    left_out = [one for one in CONTENDERS if one not in contenders]
+    assert left_out == [one for one in CONTENDERS if one.compiled]
+    assert held.entry(left_out[0]).absent == "nothing is compiled in this run"
 
 
 def test_ablation_switches_one_thing_at_a_time(tmp_path: Path) -> None:

@@ -70,8 +70,21 @@ MUTANTS = {
     ),
     "a channel that does not exist is written": (
         *("float64", "elements.h"),
-        "  if (channels.count == 2) {\n    memory[offset + 1] = pair",
-        "  {\n    memory[offset + 1] = pair",
+        "    if (two.count == 2) {\n      memory[offset + 1] = pair",
+        "    {\n      memory[offset + 1] = pair",
+    ),
+    "a channel that does not exist is read": (
+        *("float64", "elements.h"),
+        "    if (count > 1) {\n      pair.numbers[1] = memory",
+        "    if (count > 0) {\n      pair.numbers[1] = memory",
+    ),
+    "a pixel outside of an image is written": (
+        *("float64", "elements.h", "pixel.exists ? channels - channel : 0", "channels - channel"),
+    ),
+    "a chunk's pixels are read from the place of another": (
+        *("float64", "convolution.h"),
+        "stage.image_slot = following(stage.image_slot, memory.images);",
+        "stage.image_slot = 0;",
     ),
     "pixels are not aligned": (
         *("float64", "convolution.h"),
@@ -95,11 +108,24 @@ MUTANTS = {
     ),
     "the gradient of h_n comes at the last step of all": (
         *("float64", "backward_step.h"),
-        *("step.lengths == nullptr || step.t + 1 == step.lengths[image]", "step.t == 1"),
+        *("step.lengths == nullptr || step.t + 1 == step.lengths[tile.image]", "step.t == 1"),
     ),
     "sums are read before they are written": (
         *("float64", "parameter_sums.h"),
         *("= sums[n];\n    barrier();", "= sums[n];"),
+    ),
+    "sums of a tap's other warps are lost": (
+        *("bfloat16", "weight_gradient.h", "share < shares; ++share", "share < 1; ++share"),
+    ),
+    "sums of a tap's other warps are added before they are there": (
+        *("bfloat16", "weight_gradient.h"),
+        "    barrier();\n    if (warp() % shares == 0) {",
+        "    if (warp() % shares == 0) {",
+    ),
+    "sums of a tap's other warps lie over pixels that are read": (
+        *("bfloat16", "weight_gradient.h"),
+        "    barrier();\n    if (warp() % shares == share) {",
+        "    if (warp() % shares == share) {",
     ),
     "fragments of packed weights are swapped": (
         *("bfloat16", "numbers.h"),

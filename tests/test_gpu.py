@@ -134,6 +134,36 @@ def test_same_bits_every_time(dtype: torch.dtype, run: Callable[..., Any]) -> No
         assert torch.equal(aside[name], value), name
 
 
+def test_more_numbers_than_an_int_counts(engine: str) -> None:
+    """The last pixels of a frame of 2^31 numbers get what they get in a small frame."""
+    if torch.cuda.mem_get_info()[0] < 40 << 30:
+        pytest.skip("needs 40 GiB of GPU memory")
+    size, hidden, seen, spoilt = 4104, 32, 24, 4
+    drawn = {"device": "cuda", "dtype": torch.bfloat16}
+    x = torch.randn(1, 1, size, size, 4 * hidden, **drawn).movedim(-1, 2)
+    h_0 = torch.randn(1, size, size, hidden, **drawn).movedim(-1, 1)
+    weight_hh = torch.randn(4 * hidden, hidden, 3, 3, **drawn) * 0.05
+    assert x.numel() > 2**31
+
+    def corner(images: torch.Tensor) -> torch.Tensor:
+        return images[..., -seen:, -seen:]
+
+    def results(*images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, h_0 = (one.detach().requires_grad_() for one in images)
+        operator = ops.operator_of(engine)
+        layer = (x, None, weight_hh, None, None, h_0, None)
+        output, _, _ = ops.fused_conv_lstm(*layer, recompute=1.0, operator=operator)
+        grads = torch.autograd.grad(
+            output, (x, h_0), torch.ones_like(output[0, 0, 0, 0, 0]).expand_as(output)
+        )
+        return (output.detach(), *grads)
+
+    for found, exact in zip(results(x, h_0), results(corner(x), corner(h_0)), strict=True):
+        # Where the small frame ends and the large one does not, they differ.
+        found, exact = (one[..., spoilt:, spoilt:] for one in (corner(found), exact))
+        assert distance(found, exact.double()) < torch.finfo(torch.bfloat16).eps
+
+
 def test_no_synchronisation(run: Callable[..., Any]) -> None:
     """Neither pass waits for the GPU."""
     case = Case(3, 2, 3, 16, 9, 8, peephole="spatial")

@@ -11,8 +11,8 @@ import openpyxl
 import pytest
 
 from memx_fast import train_samm
+from memx_fast.files import replacing
 from memx_fast.samm import checkpoints, report, runs
-from memx_fast.samm.files import replacing
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.labels import TASKS

@@ -205,8 +205,7 @@ class BackwardPass {
     work.batch = layer_.batch;
     plan(work);
     const int taps = work.image.taps();
-    const int64_t tap_groups = ceil_div(taps, kMostTapWarps);
-    const Grid grid{tap_groups * work.image.chunks,
+    const Grid grid{ceil_div(taps, work.taps) * work.image.chunks,
                     int(ceil_div(work.gradients.channels, kGradientColumns<Numbers>))};
     const int64_t part_size = int64_t{taps} * work.image.depth() * work.gradients.channels;
 
@@ -226,7 +225,7 @@ class BackwardPass {
       work.tiles = groups[n].count * work.tiling.tiles();
       work.tiles_a_part = ceil_div(work.tiles, parts[n]);
       launch(weight_gradient<Numbers>, {grid.x, grid.y, int(parts[n])},
-             32 * int(ceil_div(taps, tap_groups)),
+             32 * work.taps * work.shares,
              kGradientStages * (work.image_bytes + work.gradient_bytes), stream_, work);
       work.parts += parts[n] * part_size;
     }

@@ -26,6 +26,7 @@ struct Shape {
   using numbers = Numbers;
   static constexpr int kWarpsDown = down, kWarpsAcross = across, kQuads = quads;  // kQuads a warp
   static constexpr int kThreads = 32 * down * across;
+  static constexpr int kBlocks = Numbers::kThreadsAtOnce / kThreads;  // of a multiprocessor
   static constexpr int kPixels = down * Numbers::kTiles * kTileRows;
   static constexpr int kBlockQuads = across * quads;
   static constexpr int kColumnTiles = quads * kQuadTiles;  // a warp
@@ -46,11 +47,13 @@ struct Convolution {
   Memory memory;
 };
 
-// A stage, counted through all operands.
+// A stage, and where in shared memory its pixels and weights are: slots are filled in turn.
 struct Stage {
-  int operand = 0, chunk = 0, tap = 0;
-  int chunks_before = 0;  // of all operands
-  int number = 0;
+  int operand = 0, chunk = 0;
+  int down = 0, across = 0;  // the tap
+  int image_slot = 0, weight_slot = 0;
+
+  MEMX_DEVICE bool begins_chunk() const { return down == 0 && across == 0; }
 };
 
 template <int operands>
@@ -63,12 +66,18 @@ MEMX_DEVICE bool exists(const Convolution<operands>& convolution, Stage& stage) 
   return stage.operand < operands;
 }
 
-MEMX_DEVICE void advance(const Image& image, Stage& stage) {
-  ++stage.number;
-  if (++stage.tap == image.taps()) {
-    stage.tap = 0;
-    ++stage.chunk;
-    ++stage.chunks_before;
+MEMX_DEVICE int following(int slot, int slots) { return slot + 1 == slots ? 0 : slot + 1; }
+
+// To the next stage: counted, not divided, as every thread does it.
+MEMX_DEVICE void advance(const Image& image, const Memory& memory, Stage& stage) {
+  stage.weight_slot = following(stage.weight_slot, kStages);
+  stage.across = following(stage.across, image.tap_columns());
+  if (stage.across == 0) {
+    stage.down = following(stage.down, image.tap_rows());
+    if (stage.down == 0) {
+      ++stage.chunk;
+      stage.image_slot = following(stage.image_slot, memory.images);
+    }
   }
 }
 
@@ -89,33 +98,34 @@ struct Pipeline {
 
   MEMX_DEVICE char* image_memory(const Stage& stage) const {
     const Memory& memory = convolution.memory;
-    return shared_memory() + stage.chunks_before % memory.images * memory.image_bytes;
+    return shared_memory() + stage.image_slot * memory.image_bytes;
   }
 
   MEMX_DEVICE char* weight_memory(const Stage& stage) const {
     const Memory& memory = convolution.memory;
     return shared_memory() + memory.images * memory.image_bytes +
-           stage.number % kStages * memory.weight_bytes;
+           stage.weight_slot * memory.weight_bytes;
   }
 
   // Asks for what a stage reads, and ends a group of copies, of nothing after the last stage.
   MEMX_DEVICE void request(Stage& stage) const {
     if (exists(convolution, stage)) {
       const Operand& operand = convolution.operand[stage.operand];
-      if (stage.tap == 0) {
-        const Target target{image_memory(stage), pitch_of(operand.image)};
-        move_chunk<S>(operand.image, convolution.tiling, tile, stage.chunk, target);
+      const Image& image = operand.image;
+      if (stage.begins_chunk()) {
+        const Target target{image_memory(stage), pitch_of(image)};
+        move_chunk<S>(image, convolution.tiling, tile, stage.chunk, target);
       }
-      const int bytes = weight_bytes<Shape>(operand.image);
+      const int bytes = weight_bytes<Shape>(image);
+      const int64_t chunk = int64_t(block_y()) * image.chunks + stage.chunk;
       const int64_t before =
-          (int64_t(block_y()) * operand.image.chunks + stage.chunk) * operand.image.taps() +
-          stage.tap;
+          (chunk * image.tap_rows() + stage.down) * image.tap_columns() + stage.across;
       const char* source = operand.weights + before * bytes;
       char* target = weight_memory(stage);
       for (int i = thread() * kPieceBytes; i < bytes; i += threads() * kPieceBytes) {
         copy_16_bytes(target + i, source + i, true);
       }
-      advance(operand.image, stage);
+      advance(image, convolution.memory, stage);
     }
     commit_copies();
   }
@@ -125,8 +135,7 @@ struct Pipeline {
     const Tiling& tiling = convolution.tiling;
     const int row = image.halo_columns(tiling.columns());
     const PixelImage pixels{image_memory(stage), pitch_of(image), row, tiling.columns_log2};
-    const int down = stage.tap / image.kernel_width;
-    const int shift = (down * row + stage.tap - down * image.kernel_width) * pixels.pitch;
+    const int shift = (stage.down * row + stage.across) * pixels.pitch;
     const int first = warp() / Shape::kWarpsAcross * (Numbers::kTiles * kTileRows);
     const char* rows[Numbers::kPointers];
 #pragma unroll
@@ -158,7 +167,7 @@ struct Pipeline {
       barrier();
       request(requested);
       multiply_stage(sum, read);
-      advance(convolution.operand[read.operand].image, read);
+      advance(convolution.operand[read.operand].image, convolution.memory, read);
     }
   }
 };

@@ -35,21 +35,52 @@ using NarrowForward = Shape<Numbers, 4, 1, 2>;
 // all gates of a channel.
 constexpr int kQuadChannels = kTileColumns;
 
-// Equations (1)-(5) for two channels of a pixel, whose convolutions are in z.
-template <class Numbers, class A>
-MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Pixel& pixel,
-                                const TwoChannels& two, A (&z)[4][2]) {
-  const int64_t at = pixel.number * step.hidden + two.first;
-  const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
+// What a step reads of two channels of a pixel, beside the images that it convolves.
+template <class Numbers>
+struct ForwardOperands {
+  using S = typename Numbers::storage;
+  using A = typename Numbers::accumulate;
+  Pair<S> input_gates[4];
+  PeepholePairs<A> peepholes;
+  Pair<A> previous_cell;
+};
+
+template <class Numbers, bool together>
+MEMX_DEVICE ForwardOperands<Numbers> load_forward(const ForwardStep<Numbers>& step,
+                                                  const Site<together>& site) {
+  const auto& [pixel, two] = site;
+  ForwardOperands<Numbers> loaded;
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
-    add_two(z[gate], step.input_gates, gates_at + gate * step.hidden, two);
-    add_two(z[gate], step.bias, gate * step.hidden + two.first, two);
+    const int64_t channel = int64_t{gate} * step.hidden + two.first;
+    loaded.input_gates[gate] =
+        load_two(step.input_gates, 4 * pixel.number * step.hidden + channel, two);
   }
-  Peephole<A> peephole[2];
-  load_peepholes(peephole, step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
-  A previous[2] = {}, cell[2], hidden[2];
-  add_two(previous, step.previous_cell, at, two);
+  loaded.peepholes =
+      load_peepholes(step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
+  loaded.previous_cell = load_two(step.previous_cell, pixel.number * step.hidden + two.first, two);
+  return loaded;
+}
+
+// Equations (1)-(5) for two channels of a pixel, whose convolutions are in z.
+template <class Numbers, bool together, class A>
+MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Site<together>& site,
+                                const ForwardOperands<Numbers>& loaded, A (&z)[4][2]) {
+  const auto& [pixel, two] = site;
+  Pair<A> bias[4];
+#pragma unroll
+  for (int gate = 0; gate < 4; ++gate) {
+    bias[gate] = load_two(step.bias, int64_t{gate} * step.hidden + two.first, two);
+  }
+  A cell[2], hidden[2];
+#pragma unroll
+  for (int gate = 0; gate < 4; ++gate) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      z[gate][e] += widen(loaded.input_gates[gate].numbers[e]);
+      z[gate][e] += bias[gate].numbers[e];
+    }
+  }
   for_equations(step.equations.output_sees_current, step.equations.hard_sigmoid_slope,
                 [&](auto output_sees_current, const auto& sigmoid) {
 #pragma unroll
@@ -57,7 +88,7 @@ MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Pixel& p
                     Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
                     const baseline::CellState<A> state =
                         baseline::cell_forward<decltype(output_sees_current)::value>(
-                            gates, peephole[e], previous[e], sigmoid);
+                            gates, loaded.peepholes[e], loaded.previous_cell.numbers[e], sigmoid);
                     cell[e] = state.cell;
                     hidden[e] = state.hidden;
                     z[0][e] = gates.i;
@@ -66,6 +97,8 @@ MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Pixel& p
                     z[3][e] = gates.o;
                   }
                 });
+  const int64_t at = pixel.number * step.hidden + two.first;
+  const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
   store_two(cell, step.cell, at, two);
   store_two(hidden, step.output, at, two);
 #pragma unroll
@@ -75,7 +108,7 @@ MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Pixel& p
 }
 
 template <class Shape>
-MEMX_KERNEL(Shape::kThreads, 1)
+MEMX_KERNEL(Shape::kThreads, Shape::kBlocks)
 forward_step(MEMX_KERNEL_ARGUMENT ForwardStep<typename Shape::numbers> step) {
   const Tiling& tiling = step.convolution.tiling;
   const Tile tile = tile_of(tiling, block_x());
@@ -85,22 +118,28 @@ forward_step(MEMX_KERNEL_ARGUMENT ForwardStep<typename Shape::numbers> step) {
   typename Shape::sums sum = {};
   Pipeline<Shape, 2>{step.convolution, tile}.run(sum);
 
+  constexpr int kRows = 2 * Shape::numbers::kTiles, kAcross = Shape::kQuads;
   const int first_quad =
       block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
-  each_pixel<Shape>(tiling, tile, [&](const Pixel& pixel, int row) {
+  for_channels(step.hidden, [&](auto together) {
+    const auto site = [&](int number) {
+      const int first = (first_quad + number % kAcross) * kQuadChannels;
+      return site_of<Shape, decltype(together)::value>(tiling, tile, number / kAcross, first,
+                                                       step.hidden);
+    };
+    load_and_finish<kRows * kAcross, decltype(together)::value>(
+        [&](int number) { return load_forward(step, site(number)); },
+        [&](int number, const auto& loaded) {
+          const auto here = site(number);
+          if (here.two.count > 0) {
+            typename Shape::numbers::accumulate z[4][2];
 #pragma unroll
-    for (int quad = 0; quad < Shape::kQuads; ++quad) {
-      const int channel = (first_quad + quad) * kQuadChannels + lane() % 4 * 2;
-      const TwoChannels two = two_channels(channel, step.hidden);
-      if (two.count > 0) {
-        typename Shape::numbers::accumulate z[4][2];
-#pragma unroll
-        for (int gate = 0; gate < 4; ++gate) {
-          take_two(z[gate], sum, row, quad * kQuadTiles + gate);
-        }
-        finish_forward(step, pixel, two, z);
-      }
-    }
+            for (int gate = 0; gate < 4; ++gate) {
+              take_two(z[gate], sum, number / kAcross, number % kAcross * kQuadTiles + gate);
+            }
+            finish_forward(step, here, loaded, z);
+          }
+        });
   });
 }
 

@@ -15,18 +15,25 @@ struct ImageGradient {
 };
 
 template <class Shape>
-MEMX_KERNEL(Shape::kThreads, 1)
+MEMX_KERNEL(Shape::kThreads, Shape::kBlocks)
 image_gradient(MEMX_KERNEL_ARGUMENT ImageGradient<typename Shape::numbers> arguments) {
   const Tiling& tiling = arguments.convolution.tiling;
   const Tile tile = tile_of(tiling, block_x());
   typename Shape::sums sum = {};
   Pipeline<Shape, 1>{arguments.convolution, tile}.run(sum);
-  each_image_pair<Shape>(tiling, tile, arguments.channels, sum,
-                         [&](const Pixel& pixel, const TwoChannels& two, auto& values) {
-                           const int64_t at = pixel.number * arguments.channels + two.first;
-                           multiply_two(values, arguments.mask, at, two);
-                           store_two(values, arguments.gradient, at, two);
-                         });
+  const auto at = [&](const auto& site) {
+    return site.pixel.number * arguments.channels + site.two.first;
+  };
+  each_image_pair<Shape>(
+      tiling, tile, arguments.channels, sum,
+      [&](const auto& site) { return load_two(arguments.mask, at(site), site.two); },
+      [&](const auto& site, const auto& mask, auto& values) {
+        if (arguments.mask != nullptr) {
+          values[0] *= widen(mask.numbers[0]);
+          values[1] *= widen(mask.numbers[1]);
+        }
+        store_two(values, arguments.gradient, at(site), site.two);
+      });
 }
 
 }  // namespace memx::cuda

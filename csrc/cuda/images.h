@@ -64,7 +64,9 @@ struct Image {
   bool moves_pieces;  // as they are, in whole, aligned pieces of 16 bytes
   int chunks, blocks;
 
-  MEMX_EITHER int taps() const { return is_gathered ? 1 : kernel_height * kernel_width; }
+  MEMX_EITHER int tap_rows() const { return is_gathered ? 1 : kernel_height; }
+  MEMX_EITHER int tap_columns() const { return is_gathered ? 1 : kernel_width; }
+  MEMX_EITHER int taps() const { return tap_rows() * tap_columns(); }
   MEMX_EITHER int depth() const {  // channels of a pixel in shared memory
     return is_gathered ? kernel_height * kernel_width * channels : channels;
   }
@@ -83,71 +85,91 @@ struct Target {
   int pitch;
 };
 
+// The first number of one of the images, or of the masks.
 template <class S>
-MEMX_DEVICE const S* pixel_in(const Image& image, const void* memory, int64_t number, int y,
-                              int x) {
-  const int64_t pixel = (number * image.height + y) * image.width + x;
-  return static_cast<const S*>(memory) + pixel * image.channels;
-}
-
-// A number of an image, times the mask's.
-template <class S>
-MEMX_DEVICE S number_in(const Image& image, int64_t number, int y, int x, int channel) {
-  S value = pixel_in<S>(image, image.memory, number, y, x)[channel];
-  if (image.mask != nullptr) {
-    const S* mask = pixel_in<S>(image, image.mask, number % image.masks, y, x);
-    narrow(widen(value) * widen(mask[channel]), value);
-  }
-  return value;
+MEMX_DEVICE const S* image_in(const Image& image, const void* memory, int64_t number) {
+  const int64_t size = int64_t{image.height} * image.width * image.channels;
+  return static_cast<const S*>(memory) + number * size;
 }
 
 MEMX_DEVICE bool is_inside(const Image& image, int y, int x) {
   return unsigned(y) < unsigned(image.height) && unsigned(x) < unsigned(image.width);
 }
 
+// body(down, across, number of the pixel): every pixel of a rectangle, `units` threads to each, of
+// which thread() % units is the unit; a block has more threads than units. From one pixel of a thread
+// to its next is counted, not divided.
+template <class Body>
+MEMX_DEVICE void each_pixel_of(int rows, int columns, int units, const Body& body) {
+  const int step = threads() / units;
+  int down = 0, across = thread() / units;
+  if (across >= step) {
+    return;  // of the threads that are left over
+  }
+  for (int pixel = across;; pixel += step, across += step) {
+    while (across >= columns) {
+      across -= columns;
+      ++down;
+    }
+    if (down >= rows) {
+      return;
+    }
+    body(down, across, pixel);
+  }
+}
+
 template <class S>
 MEMX_DEVICE void move_pieces(const Image& image, const Tiling& tiling, const Tile& tile, int chunk,
                              const Target& target) {
   constexpr int kNumbers = kPieceBytes / sizeof(S);
-  const int pieces = image.blocks * (kBlockBytes / kPieceBytes);
-  const int columns = image.halo_columns(tiling.columns());
-  const int count = image.halo_rows(tiling.rows()) * columns * pieces;
-  for (int i = thread(); i < count; i += threads()) {
-    const int pixel = i / pieces, piece = i - pixel * pieces;
-    const int down = pixel / columns, across = pixel - down * columns;
-    const int y = tile.top + down - image.padding_rows;
-    const int x = tile.left + across - image.padding_columns;
-    const int channel = (chunk * pieces + piece) * kNumbers;
-    const bool exists = is_inside(image, y, x) && channel < image.channels;
-    const S* source = exists ? pixel_in<S>(image, image.memory, tile.image, y, x) + channel
-                             : static_cast<const S*>(image.memory);
-    copy_16_bytes(target.memory + pixel * target.pitch + piece * kPieceBytes, source, exists);
-  }
+  const int pieces = image.blocks * (kBlockBytes / kPieceBytes), piece = thread() % pieces;
+  const int channel = (chunk * pieces + piece) * kNumbers;
+  const int top = tile.top - image.padding_rows, left = tile.left - image.padding_columns;
+  const S* source = image_in<S>(image, image.memory, tile.image);
+  each_pixel_of(image.halo_rows(tiling.rows()), image.halo_columns(tiling.columns()), pieces,
+                [&](int down, int across, int pixel) {
+                  const int y = top + down, x = left + across;
+                  const bool exists = is_inside(image, y, x) && channel < image.channels;
+                  const int64_t at =
+                      exists ? (int64_t{y} * image.width + x) * image.channels + channel : 0;
+                  copy_16_bytes(target.memory + pixel * target.pitch + piece * kPieceBytes,
+                                source + at, exists);
+                });
 }
 
 // Number by number: for images of any alignment, gathered ones, and those with a mask.
 template <class S>
 MEMX_DEVICE void move_numbers(const Image& image, const Tiling& tiling, const Tile& tile, int chunk,
                               const Target& target) {
-  const int numbers = image.blocks * (kBlockBytes / int(sizeof(S)));
-  const int columns = image.halo_columns(tiling.columns());
-  const int count = image.halo_rows(tiling.rows()) * columns * numbers;
-  for (int i = thread(); i < count; i += threads()) {
-    const int pixel = i / numbers, number = i - pixel * numbers;
-    int y = tile.top + pixel / columns - image.padding_rows;
-    int x = tile.left + pixel % columns - image.padding_columns;
-    int channel = chunk * numbers + number;
-    bool exists = channel < image.depth();
-    if (image.is_gathered) {
-      const int tap = channel / image.channels;
-      channel -= tap * image.channels;
-      y += tap / image.kernel_width;
-      x += tap % image.kernel_width;
-    }
-    exists = exists && is_inside(image, y, x);
-    S* result = reinterpret_cast<S*>(target.memory + pixel * target.pitch) + number;
-    *result = exists ? number_in<S>(image, tile.image, y, x, channel) : S{};
+  const int numbers = image.blocks * (kBlockBytes / int(sizeof(S))), number = thread() % numbers;
+  int channel = chunk * numbers + number;
+  int top = tile.top - image.padding_rows, left = tile.left - image.padding_columns;
+  const bool has_channel = channel < image.depth();
+  if (image.is_gathered) {
+    const int tap = channel / image.channels;
+    channel -= tap * image.channels;
+    top += tap / image.kernel_width;
+    left += tap % image.kernel_width;
   }
+  const S* source = image_in<S>(image, image.memory, tile.image);
+  const S* mask = nullptr;
+  if (image.mask != nullptr) {
+    mask = image_in<S>(image, image.mask, tile.image % image.masks);
+  }
+  char* result = target.memory + number * int(sizeof(S));
+  each_pixel_of(image.halo_rows(tiling.rows()), image.halo_columns(tiling.columns()), numbers,
+                [&](int down, int across, int pixel) {
+                  const int y = top + down, x = left + across;
+                  S value{};
+                  if (has_channel && is_inside(image, y, x)) {
+                    const int64_t at = (int64_t{y} * image.width + x) * image.channels + channel;
+                    value = source[at];
+                    if (mask != nullptr) {
+                      narrow(widen(value) * widen(mask[at]), value);
+                    }
+                  }
+                  *reinterpret_cast<S*>(result + pixel * target.pitch) = value;
+                });
 }
 
 // Brings a chunk of the pixels under a tile to shared memory, zeros where there are none. Complete

@@ -60,9 +60,10 @@ template <class Storage, class Operand>
 struct MatrixNumbers {
   using storage = Storage;
   using accumulate = float;
-  static constexpr int kTiles = 2;          // of rows, of a warp
-  static constexpr int kPointers = kTiles;  // of multiply_packed, a lane
-  static constexpr int kPixelColumns = 8;   // tiles of columns of multiply_pixels
+  static constexpr int kTiles = 2;            // of rows, of a warp
+  static constexpr int kThreadsAtOnce = 512;  // of a multiprocessor: registers are for so many
+  static constexpr int kPointers = kTiles;    // of multiply_packed, a lane
+  static constexpr int kPixelColumns = 8;     // tiles of columns of multiply_pixels
   static constexpr int kPixelPadding = sizeof(Storage) == 2 ? 16 : 32;  // bytes: no bank conflicts
   static constexpr int kPixelDepth = kBlockBytes / sizeof(Storage);
   static constexpr bool kIsRounded = std::is_same_v<Operand, TensorFloat32>;
@@ -180,6 +181,7 @@ struct PlainNumbers {
   using storage = T;
   using accumulate = T;
   static constexpr int kTiles = sizeof(T) == 4 ? 2 : 1;
+  static constexpr int kThreadsAtOnce = 256;
   static constexpr int kPointers = 2 * kTiles;
   static constexpr int kPixelColumns = sizeof(T) == 4 ? 8 : 4;
   static constexpr int kPixelPadding = kPieceBytes;

@@ -9,9 +9,6 @@
 
 namespace memx::cuda {
 
-// Of one block: what every GPU since Ampere has for one.
-constexpr int kSharedBytes = 99 << 10;
-
 constexpr int kMostBlocks = 4;  // of K in a chunk: 128 bytes of channels
 
 constexpr int64_t ceil_div(int64_t number, int64_t by) { return (number + by - 1) / by; }

@@ -9,6 +9,15 @@
 // together; memory that copies were asked to fill is read after wait_copies() and barrier().
 #pragma once
 
+#include "../number_types.h"
+
+namespace memx::cuda {
+
+// Shared memory of one block: what every GPU since Ampere has for one.
+constexpr int kSharedBytes = 99 << 10;
+
+}  // namespace memx::cuda
+
 #ifndef __CUDACC__
 #include "primitives_host.h"
 #else
@@ -18,8 +27,6 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-
-#include "../number_types.h"
 
 #define MEMX_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define MEMX_KERNEL_ARGUMENT const __grid_constant__
@@ -171,6 +178,7 @@ MEMX_DEVICE void narrow(double value, double& result) { result = value; }
 
 inline void check(cudaError_t status) {
   if (status != cudaSuccess) {
+    cudaGetLastError();  // or whoever asks next would take the error for one of its own
     throw std::runtime_error(std::string("memx_fast: CUDA: ") + cudaGetErrorString(status));
   }
 }
@@ -180,15 +188,17 @@ inline void clear(void* memory, int64_t bytes, Stream stream) {
   check(cudaMemsetAsync(memory, 0, bytes, stream));
 }
 
-// Enqueues kernel(arguments) with so many bytes of shared memory a block.
+// Enqueues kernel(arguments) with so many bytes of shared memory a block, kSharedBytes at most.
 template <class Arguments>
 void launch(void (*kernel)(Arguments), Grid grid, int threads, int shared_bytes, Stream stream,
             const Arguments& arguments) {
   constexpr int kAlwaysAllowed = 48 << 10;
   const void* function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > kAlwaysAllowed) {
+    // The limit belongs to the kernel. Set to one number alone, no other thread that launches it can
+    // lower it in between.
     check(
-        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   }
   void* pointers[] = {const_cast<Arguments*>(&arguments)};
   check(cudaLaunchKernel(function, dim3(grid.x, grid.y, grid.z), dim3(threads), pointers,

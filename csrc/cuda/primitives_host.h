@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../number_types.h"
 #include "fibres.h"
 
 #define MEMX_KERNEL(threads, blocks) void

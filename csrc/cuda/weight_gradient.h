@@ -3,9 +3,9 @@
 // A product of the images, transposed, with the gate gradients: rows are channels under a tap,
 // columns the channels of the gates, and the sum runs over the pixels of all images. A block has
 // one chunk of channels, a run of columns and a part of the tiles that the images are cut into;
-// each of its warps has one tap and reads, shifted, the pixels that all share. Every part writes
-// its own sum; add_parts() adds them up in their order, so that the same call gives the same bits
-// every time.
+// each of its warps has one tap and reads, shifted, the pixels that all share. Where there are few
+// taps, several warps share the pixels of one. Every part writes its own sum; add_parts() adds them
+// up in their order, so that the same call gives the same bits every time.
 #pragma once
 
 #include "planning.h"
@@ -26,6 +26,7 @@ struct WeightGradient {
   const int64_t* lengths;           // (batch,): the steps of every sequence; null: all
   int64_t batch, first_step;        // images are those of the batch at this step, then at the next
   int image_bytes, gradient_bytes;  // of a stage in shared memory
+  int taps, shares;                 // of a block; of a tap, a warp each
   A* parts;                         // (parts, taps, channels, 4C)
 };
 
@@ -81,13 +82,38 @@ MEMX_DEVICE void store_part(const WeightGradient<Numbers>& work, int tap,
   }
 }
 
+// Adds the sums of a tap's other warps to those of its first, in their order.
+template <class Numbers, class A>
+MEMX_DEVICE void add_shares(int shares, A (&sum)[Numbers::kTiles][Numbers::kPixelColumns][4]) {
+  constexpr int kSums = sizeof(sum) / sizeof(A);
+  A* const own = &sum[0][0][0];
+  A* const shared = reinterpret_cast<A*>(shared_memory()) + warp() / shares * (kSums * 32) + lane();
+  for (int share = 1; share < shares; ++share) {
+    barrier();
+    if (warp() % shares == share) {
+#pragma unroll
+      for (int n = 0; n < kSums; ++n) {
+        shared[n * 32] = own[n];
+      }
+    }
+    barrier();
+    if (warp() % shares == 0) {
+#pragma unroll
+      for (int n = 0; n < kSums; ++n) {
+        own[n] += shared[n * 32];
+      }
+    }
+  }
+}
+
 template <class Numbers>
 MEMX_KERNEL(32 * kMostTapWarps, 1)
 weight_gradient(MEMX_KERNEL_ARGUMENT WeightGradient<Numbers> work) {
   using S = typename Numbers::storage;
   using A = typename Numbers::accumulate;
   const int chunk = block_x() % work.image.chunks;
-  const int tap = block_x() / work.image.chunks * (threads() / 32) + warp();
+  const int tap = block_x() / work.image.chunks * work.taps + warp() / work.shares;
+  const int pixels = kGradientPixels<Numbers> / work.shares, first = warp() % work.shares * pixels;
   const int64_t begin = block_z() * work.tiles_a_part;
   const int64_t end =
       begin + work.tiles_a_part < work.tiles ? begin + work.tiles_a_part : work.tiles;
@@ -123,17 +149,18 @@ weight_gradient(MEMX_KERNEL_ARGUMENT WeightGradient<Numbers> work) {
       const PixelImage image{memory + shift, pitch, row, work.tiling.columns_log2};
       const PixelImage gradients{memory + work.image_bytes, gradient_pitch_, work.tiling.columns(),
                                  work.tiling.columns_log2};
-      for (int pixel = 0; pixel < kGradientPixels<Numbers>; pixel += Numbers::kPixelDepth) {
+      for (int pixel = first; pixel < first + pixels; pixel += Numbers::kPixelDepth) {
         Numbers::multiply_pixels(sum, image, gradients, pixel);
       }
     }
   }
-  if (tap < work.image.taps()) {
+  add_shares<Numbers>(work.shares, sum);
+  if (tap < work.image.taps() && warp() % work.shares == 0) {
     store_part(work, tap, sum);
   }
 }
 
-// Decides how a weight gradient's images lie in shared memory.
+// Decides how a weight gradient's images lie in shared memory, and what the warps of a block do.
 template <class Numbers>
 void plan(WeightGradient<Numbers>& work) {
   using S = typename Numbers::storage;
@@ -151,6 +178,12 @@ void plan(WeightGradient<Numbers>& work) {
     work.image_bytes = halo_pixels(work.image, work.tiling) * gradient_pitch<Numbers>(work.image);
     work.gradient_bytes = kGradientPixels<Numbers> * gradient_pitch<Numbers>(work.gradients);
     if (kGradientStages * (work.image_bytes + work.gradient_bytes) <= kSharedBytes) {
+      const int taps = work.image.taps();
+      work.taps = int(ceil_div(taps, ceil_div(taps, kMostTapWarps)));
+      work.shares = 1;
+      while (2 * work.shares * work.taps <= kMostTapWarps) {
+        work.shares *= 2;
+      }
       return;
     }
   }

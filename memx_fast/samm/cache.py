@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 
 Array = npt.NDArray[Any]
 

@@ -19,7 +19,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 
 FORMAT = 1
 """Version of the card, raised when an older reader could misunderstand it."""

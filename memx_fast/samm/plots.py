@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memx_fast.samm.files import replacing
+from memx_fast.files import replacing
 from memx_fast.samm.report import FoldResult, Report
 
 _DOTS_AN_INCH = 150

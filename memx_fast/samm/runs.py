@@ -17,9 +17,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from memx_fast.files import replacing
 from memx_fast.samm import checkpoints, plots
 from memx_fast.samm.checkpoints import Card
-from memx_fast.samm.files import replacing
 from memx_fast.samm.methods.interface import Method, Progress
 from memx_fast.samm.metrics import score
 from memx_fast.samm.report import FoldResult, Outcome, Report

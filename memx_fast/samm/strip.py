@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 
+from memx_fast.files import replacing
 from memx_fast.samm.checkpoints import Card
-from memx_fast.samm.files import replacing
 from memx_fast.samm.methods import METHODS
 from memx_fast.samm.prediction import Prediction, Shown
 
