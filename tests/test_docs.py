@@ -11,7 +11,10 @@ import pytest
 
 import memx_fast
 
-MODULES = ("memx_fast", "memx_fast.checkpoints", "memx_fast.compat", "memx_fast.reference")
+MODULES = tuple(
+    f"memx_fast{name}"
+    for name in ("", ".checkpoints", ".compat", ".functional", ".reference", ".reference_backward")
+)
 
 
 @pytest.fixture(scope="module")

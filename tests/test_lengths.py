@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from memx_fast import ConvLSTM, ConvLSTM1d, ConvLSTM3d, reference
+from memx_fast import ConvLSTM, ConvLSTM1d, ConvLSTM3d, reference, reference_backward
 from memx_fast.functional import conv_lstm
 from tests.operator_cases import NAMES, Case, cast, fused, plain, results_and_gradients
 
@@ -176,7 +176,9 @@ def test_reference(peephole: str | None, output_peephole: str) -> None:
         case.lengths(),
     )
     output, (h_n, c_n) = reference.conv_lstm(*given, output_peephole=output_peephole)
-    grads = reference.conv_lstm_backward(*case.incoming(), *given, output_peephole=output_peephole)
+    grads = reference_backward.conv_lstm_backward(
+        *case.incoming(), *given, output_peephole=output_peephole
+    )
     leaves = [leaf for leaf in arguments.values() if leaf is not None]
     automatic = torch.autograd.grad((output, h_n, c_n), leaves, case.incoming())
     by_hand = [grad for grad in grads if grad is not None]

@@ -14,7 +14,7 @@ from memx_fast import (
     ConvLSTM3d,
     ConvLSTM3dCell,
     conv_lstm,
-    reference,
+    reference_backward,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,7 +156,7 @@ def test_backward_by_hand(axes: int, output_peephole: str) -> None:
         for index, name in enumerate(("output", "h_n", "c_n"))
     ]
     *others, h_0, c_0 = arguments.values()
-    found = reference.conv_lstm_backward(
+    found = reference_backward.conv_lstm_backward(
         *incoming, *others, (h_0, c_0), output_peephole=output_peephole
     )
     for name, value in found._asdict().items():

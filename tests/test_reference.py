@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memx_fast import reference
+from memx_fast import reference, reference_backward
 from memx_fast.geometry import InputConvolution, Padding, Sizes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -285,7 +285,9 @@ def check_backward(
     if layout is not None:
         grads = [layout(grad) for grad in grads]
         arguments = {name: layout(value.detach()) for name, value in arguments.items()}
-    found = reference.conv_lstm_backward(*grads, *positional(arguments), **options)._asdict()
+    found = reference_backward.conv_lstm_backward(
+        *grads, *positional(arguments), **options
+    )._asdict()
     for (name, leaf), grad in zip(leaves.items(), exact, strict=True):
         assert found[name].shape == leaf.shape, name
         assert_close(found[name], grad, name)
@@ -351,7 +353,7 @@ def test_backward_by_hand_of_half_types(dtype: torch.dtype, c_0: str) -> None:
     exact = torch.autograd.grad(
         run(rounded), tuple(rounded.values()), [grad.double() for grad in incoming]
     )
-    found = reference.conv_lstm_backward(*incoming, *positional(halves))
+    found = reference_backward.conv_lstm_backward(*incoming, *positional(halves))
     for name, one, plain, other in zip(NAMES, found, usual, exact, strict=True):
         assert one.dtype == halves[name].dtype, name
         assert (one.double() - other).norm() <= 2 * (plain.double() - other).norm(), name
