@@ -49,7 +49,7 @@ WRONG_LAYERS = [
     ({"stride": 0}, ValueError, "stride: got 0"),
     ({"dilation": 1.5}, TypeError, "dilation: got 1.5"),
     ({"forget_bias": "1"}, TypeError, "forget_bias: got '1', expected a number"),
-    ({"backend": "cuda"}, ValueError, "backend: got 'cuda', expected one of 'auto', 'cpp'"),
+    ({"backend": "gpu"}, ValueError, "backend: got 'gpu', expected one of 'auto', 'cpp'"),
     ({"dtype": torch.int32}, TypeError, "dtype: got torch.int32, expected float32"),
 ]
 
