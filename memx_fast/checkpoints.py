@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from .arguments import Sizes, described
+from .cell import ConvLSTMCell
 from .checkpoint_entries import Entries, Weights
 from .checkpoint_formats import FORMATS, Format
 from .lines_and_volumes import ConvLSTM1d, ConvLSTM3d
-from .modules import ConvLSTM, ConvLSTMCell
+from .modules import ConvLSTM
 from .recurrence import Recurrence
 
 _LAYERS: dict[int, type[ConvLSTM]] = {1: ConvLSTM1d, 2: ConvLSTM, 3: ConvLSTM3d}

@@ -1,12 +1,13 @@
 """The layers over sequences of lines, :class:`ConvLSTM1d`, and of volumes, :class:`ConvLSTM3d`.
 
-They are the layers of :mod:`memx_fast.modules` with another number of spatial axes; nothing else
+They are the layers and cells of images with another number of spatial axes; nothing else
 about them differs.
 """
 
 from __future__ import annotations
 
-from .modules import ConvLSTM, ConvLSTMCell
+from .cell import ConvLSTMCell
+from .modules import ConvLSTM
 
 
 class ConvLSTM1d(ConvLSTM):
