@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .arguments import check_shape, described, flag, odd_kernel, per_layer, whole
-from .checkpoint_formats import reordered
+from .checkpoint_entries import reordered
 from .functional import conv_lstm
 
 

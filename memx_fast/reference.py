@@ -23,6 +23,7 @@ derivative, written out by hand, is in :mod:`memx_fast.reference_backward`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -73,6 +74,7 @@ def conv_lstm(
     padding: Padding = "same",
     stride: int | Sizes = 1,
     dilation: int | Sizes = 1,
+    step: Callable[..., tuple[Tensor, Step]] | None = None,
 ) -> tuple[Tensor, State]:
     """Run one ConvLSTM layer over a sequence: equations (1)-(5), step after step.
 
@@ -95,6 +97,8 @@ def conv_lstm(
         padding: of the input convolution: ``"same"``, ``"valid"``, or rows and columns of zeros.
         stride: of the input convolution.
         dilation: of the input convolution.
+        step: what computes one step, with the arguments and results of :func:`forward_step`, for a
+            recurrence that differs in its equations alone; None for that one.
 
     Returns:
         ``output`` of shape ``(T, B, C, H', W')`` and ``(h_n, c_n)``, the states after the last
@@ -111,12 +115,12 @@ def conv_lstm(
     output = []
     for t, gates_t in enumerate(gates_x):
         before = hidden, cell
-        hidden, step = forward_step(
+        hidden, now = (step or forward_step)(
             *(gates_t, hidden, cell, weight_hh, weight_ch, hidden_mask),
             output_peephole == "current",
             hard_sigmoid_slope,
         )
-        cell = step.cell
+        cell = now.cell
         if lengths is not None:
             hidden, cell = kept_after_end((hidden, cell), before, lengths, t)
         output.append(hidden)
