@@ -67,9 +67,11 @@ build/interpreter: always
 	@$(PY) -c 'import sys; from importlib.metadata import version; print(sys.executable, version("torch"))' > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-# The package itself, editable and without its extension, and all that it depends on.
+# The package itself, editable and without its extension, and all that it depends on. Of TorchGeo, the
+# tests run one file, which needs PyTorch alone; its dependencies would be hundreds of MB.
 build/installed: build/interpreter setup.py pyproject.toml
 	MEMX_FAST_NO_EXTENSION=1 $(PY) -m pip install -q --no-build-isolation -e '.[test]'
+	$(PY) -m pip install -q --no-deps 'torchgeo==0.8.*'
 	@touch $@
 
 # The extension, in place: only what changed is compiled.

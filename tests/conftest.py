@@ -1,14 +1,32 @@
 """Conditions under which every test runs."""
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 # The benchmarks are not installed. Last on the path: an installed memx_fast wins over the sources.
 sys.path.append(str(Path(__file__).parents[1]))
+
+
+@pytest.fixture
+def original_torchgeo() -> Any:
+    """TorchGeo's module of the ConvLSTM, which needs PyTorch alone; the package needs much more."""
+    package = importlib.util.find_spec("torchgeo")
+    assert package is not None, "pip install --no-deps torchgeo"
+    (folder,) = package.submodule_search_locations or ()
+    spec = importlib.util.spec_from_file_location(
+        "torchgeo_convlstm", Path(folder) / "models" / "convlstm.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
