@@ -1,15 +1,18 @@
 """The layer among PyTorch's own tools for compiling, saving memory, precision and repeatability.
 
-docs/ecosystem.md has the table; exporting to ONNX is in test_onnx.py, several processes in
+The README has the table; exporting to ONNX is in test_onnx.py, several processes in
 test_distributed.py.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils.checkpoint import checkpoint
 
 from memx_fast import ConvLSTM
@@ -38,20 +41,36 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid"])
 def test_compiled_once_for_every_length(activation: str) -> None:
-    """fullgraph and dynamic: one graph forward and backward, however long the sequence."""
+    """fullgraph and dynamic: one graph forward, one backward, however long the sequence."""
     layer = made(2, 3, num_layers=2, recurrent_activation=activation)
-    graphs = []
+    graphs = {"traced": 0, "forward": 0, "backward": 0}
 
-    def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        graphs.append(graph)
-        return graph.forward
+    def counted(name: str) -> Callable[..., Any]:
+        def compiler(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+            graphs[name] += 1
+            return make_boxed_func(graph.forward)
+
+        return compiler
+
+    ahead = aot_autograd(fw_compiler=counted("forward"), bw_compiler=counted("backward"))
+
+    def compiler(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs["traced"] += 1
+        return ahead(graph, inputs)
 
     torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=count)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=compiler)
     for steps in (3, 4, 7, 2, 12):
         x = frames(steps, 2, 2, 5, 6)
-        assert torch.equal(compiled(x)[0], layer(x)[0])
-    assert len(graphs) == 1
+        found, expected = compiled(x)[0], layer(x)[0]
+        assert torch.equal(found, expected)
+        assert_equal(
+            gradients(layer, found.square().sum()), gradients(layer, expected.square().sum())
+        )
+        assert graphs == {"traced": 1, "forward": 1, "backward": 1}
+    x = frames(1, 2, 2, 5, 6)
+    assert torch.equal(compiled(x)[0], layer(x)[0])
+    assert graphs["traced"] == 2  # PyTorch compiles sizes of 1 apart
 
 
 def test_recurrent_dropout_compiled() -> None:
