@@ -39,11 +39,9 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid"])
-def test_compiled_once_for_every_length(activation: str) -> None:
-    """fullgraph and dynamic: one graph forward, one backward, however long the sequence."""
-    layer = made(2, 3, num_layers=2, recurrent_activation=activation)
-    graphs = {"traced": 0, "forward": 0, "backward": 0}
+def compiled_and_counted(layer: ConvLSTM) -> tuple[Callable[..., Any], dict[str, int]]:
+    """The layer as one dynamic graph, and how many graphs were compiled so far for each pass."""
+    graphs = {"forward": 0, "backward": 0}
 
     def counted(name: str) -> Callable[..., Any]:
         def compiler(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
@@ -52,25 +50,49 @@ def test_compiled_once_for_every_length(activation: str) -> None:
 
         return compiler
 
-    ahead = aot_autograd(fw_compiler=counted("forward"), bw_compiler=counted("backward"))
-
-    def compiler(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        graphs["traced"] += 1
-        return ahead(graph, inputs)
-
+    backend = aot_autograd(fw_compiler=counted("forward"), bw_compiler=counted("backward"))
     torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=compiler)
-    for steps in (3, 4, 7, 2, 12):
+    return torch.compile(layer, fullgraph=True, dynamic=True, backend=backend), graphs
+
+
+@pytest.mark.parametrize(
+    ("activation", "recompute"),
+    [("sigmoid", 0.5), ("hard_sigmoid", 0.5), ("sigmoid", 0.0), ("sigmoid", 1.0)],
+)
+def test_compiled_once_for_every_length(activation: str, recompute: float) -> None:
+    """fullgraph and dynamic: one graph forward, one backward, however long the sequence.
+
+    PyTorch compiles sizes of 1 apart: T = 1, and with half of the gates kept T = 2 as well.
+    """
+    layer = made(2, 3, num_layers=2, recurrent_activation=activation, recompute=recompute)
+    compiled, graphs = compiled_and_counted(layer)
+
+    def trained(steps: int) -> None:
         x = frames(steps, 2, 2, 5, 6)
         found, expected = compiled(x)[0], layer(x)[0]
         assert torch.equal(found, expected)
         assert_equal(
             gradients(layer, found.square().sum()), gradients(layer, expected.square().sum())
         )
-        assert graphs == {"traced": 1, "forward": 1, "backward": 1}
-    x = frames(1, 2, 2, 5, 6)
-    assert torch.equal(compiled(x)[0], layer(x)[0])
-    assert graphs["traced"] == 2  # PyTorch compiles sizes of 1 apart
+
+    for steps in (3, 4, 7, 5, 12):
+        trained(steps)
+        assert graphs == {"forward": 1, "backward": 1}
+    trained(2)
+    assert graphs["forward"] == (2 if recompute == 0.5 else 1)
+    trained(1)
+    assert graphs["forward"] == (3 if recompute == 0.5 else 2)
+
+
+def test_inference_compiled_once_for_every_length() -> None:
+    """Nothing is kept: all lengths from 2 on run one graph."""
+    layer = made(2, 3, bidirectional=True)
+    compiled, graphs = compiled_and_counted(layer)
+    with torch.no_grad():
+        for steps in (3, 4, 7, 2, 12):
+            x = frames(steps, 2, 2, 5, 6)
+            assert torch.equal(compiled(x)[0], layer(x)[0])
+            assert graphs == {"forward": 1, "backward": 0}
 
 
 def test_recurrent_dropout_compiled() -> None:
