@@ -53,7 +53,7 @@ def load(
         prefix: what comes before the recurrence's own names, such as ``"encoder."``. None finds
             it where only one fits. Several give one recurrence each: layers in order, with
             ``bidirectional`` each one's reverse after it.
-        **options: of the layer that is made if ``layer`` is None, such as ``batch_first`` or
+        options: of the layer that is made if ``layer`` is None, such as ``batch_first`` or
             ``recurrent_activation``; sizes come from the checkpoint, as do number of layers,
             ``bias`` and, unless given, ``dtype``.
 

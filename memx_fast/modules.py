@@ -124,7 +124,7 @@ class ConvLSTM(Recurrence):
             expected.
         RuntimeError: the backend is known, but cannot run here.
 
-    Example:
+    An example, with the shapes of its results:
 
         layer = ConvLSTM(1, 32, kernel_size=3)
         video = torch.randn(9, 16, 1, 90, 90)

@@ -13,7 +13,15 @@ import memx_fast
 
 MODULES = tuple(
     f"memx_fast{name}"
-    for name in ("", ".checkpoints", ".compat", ".functional", ".reference", ".reference_backward")
+    for name in (
+        "",
+        ".checkpoints",
+        ".compat",
+        ".functional",
+        ".openstl",
+        ".reference",
+        ".reference_backward",
+    )
 )
 
 
@@ -39,6 +47,8 @@ def test_every_public_name_is_there(pages: Path) -> None:
     layer = page[page.index('id="ConvLSTM"') :]
     for part in ("Arguments:", "hidden_channels", "Raises:", "ValueError"):
         assert part in layer, part
+    for name in ("", "1d", "3d"):  # code, not a paragraph
+        assert f"<pre><code>layer = ConvLSTM{name}(" in page, name
     for name in ("checkpoints", "compat", "functional", "reference", "samm/methods"):
         assert (pages / "memx_fast" / f"{name}.html").is_file(), name
 
