@@ -14,6 +14,7 @@ from memx_fast import (
     ConvLSTM3d,
     ConvLSTM3dCell,
     conv_lstm,
+    info,
     reference_backward,
 )
 
@@ -369,3 +370,13 @@ def test_errors_of_the_function() -> None:
         conv_lstm(x, weight_ih[..., None], weight_hh)
     with pytest.raises(ValueError, match=r"weight_hh: got shape \(12, 3\), expected \(4 C, C, kh"):
         conv_lstm(x, weight_ih, weight_hh[..., 0])
+
+
+def test_info_says_how_each_layer_runs() -> None:
+    """As tables and as JSON: all of them fused, but for the convolutions of volumes."""
+    facts = info.collect()
+    assert facts["layers"].keys() == {"ConvLSTM1d", "ConvLSTM", "ConvLSTM3d"}
+    assert "convolutions of PyTorch" in facts["layers"]["ConvLSTM3d"]
+    text = info.render(facts)
+    for layer, how in facts["layers"].items():
+        assert f"{layer:<16}{how}" in text
