@@ -49,6 +49,7 @@ WRONG_LAYERS = [
     ({"stride": 0}, ValueError, "stride: got 0"),
     ({"dilation": 1.5}, TypeError, "dilation: got 1.5"),
     ({"forget_bias": "1"}, TypeError, "forget_bias: got '1', expected a number"),
+    ({"forget_bias": float("nan")}, ValueError, "forget_bias: got nan, expected a finite number"),
     ({"backend": "gpu"}, ValueError, "backend: got 'gpu', expected one of 'auto', 'cpp'"),
     ({"dtype": torch.int32}, TypeError, "dtype: got torch.int32, expected float32"),
 ]
