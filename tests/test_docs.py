@@ -74,3 +74,17 @@ def test_public_functions_say_what_they_take(module: str) -> None:
             if not re.search(rf"\b{parameter}\b", text)
         ]
         assert not missing, f"{module}.{name}: {missing}"
+
+
+def test_readme_names_a_test_for_every_tool() -> None:
+    """A row of the table says whether the tool works, how, and which files test it."""
+    root = Path(__file__).parents[1]
+    table = (root / "README.md").read_text().partition("| tool | works | how | tested with |\n")[2]
+    rows = [line.strip("|").split(" | ") for line in table.partition("\n\n")[0].splitlines()[1:]]
+    assert len(rows) > 12
+    for tool, works, how, tests in rows:
+        assert how, tool
+        files = re.findall(r"`(test_\w+\.py)`", tests)
+        assert files or works.strip() == "no", tool
+        for file in files:
+            assert (root / "tests" / file).is_file(), f"{tool}: {file}"
