@@ -102,6 +102,10 @@ class Entries:
             )
         return tensor.movedim((-1, -2), (0, 1))
 
+    def taken(self) -> dict[str, Tensor]:
+        """What was taken, by its whole name."""
+        return {self._prefix + name: self._tensors[name] for name in sorted(self._taken)}
+
     def left(self, scope: str) -> list[str]:
         """Names that match the pattern ``scope`` from their beginning on and were not taken."""
         return [

@@ -254,10 +254,12 @@ def _prefixes(form: Format, tensors: dict[str, Tensor], by_shape: bool) -> list[
 
 
 def _read(form: Format, tensors: dict[str, Tensor], prefixes: list[str]) -> list[Weights]:
-    recurrences = []
+    recurrences: list[Weights] = []
+    taken: dict[str, Tensor] = {}
     for prefix in prefixes:
         entries = Entries(tensors, prefix)
         found = form.read(entries)
+        taken |= entries.taken()
         if not found:
             raise ValueError(
                 f"state_dict: got no recurrences under the prefix {prefix!r}, "
@@ -269,19 +271,25 @@ def _read(form: Format, tensors: dict[str, Tensor], prefixes: list[str]) -> list
                 f"state_dict: {', '.join(map(repr, left[:8]))} not expected in a checkpoint of "
                 f"{form.description}"
             )
-    _check(recurrences)
+    _check_numbers(taken)
+    _check_shapes(recurrences)
     return recurrences
 
 
-def _check(recurrences: list[Weights]) -> None:
-    """Raise unless shapes are those of recurrences and all tensors have one floating dtype."""
-    tensors = [part for weights in recurrences for part in weights if part is not None]
-    dtypes = {part.dtype for part in tensors}
-    if len(dtypes) != 1 or not tensors[0].is_floating_point():
-        found = ", ".join(sorted(map(str, dtypes)))
+def _check_numbers(taken: dict[str, Tensor]) -> None:
+    """Raise unless the tensors have one floating dtype, and values."""
+    first: dict[torch.dtype, str] = {}
+    for name, tensor in taken.items():
+        first.setdefault(tensor.dtype, name)
+        if tensor.is_meta:
+            raise ValueError(f"state_dict: {name!r} is on meta, expected one with values")
+    if len(first) != 1 or not next(iter(first)).is_floating_point:
+        found = ", ".join(f"{name!r} of {dtype}" for dtype, name in first.items())
         raise TypeError(f"state_dict: got {found}, expected weights of one floating dtype")
-    if any(part.is_meta for part in tensors):
-        raise ValueError("state_dict: got tensors on meta, expected ones with values")
+
+
+def _check_shapes(recurrences: list[Weights]) -> None:
+    """Raise unless shapes are those of recurrences."""
     for number, (weight_ih, weight_hh, bias) in enumerate(recurrences):
         rows, axes = len(weight_ih), weight_ih.dim() - 2
         good = (
@@ -294,8 +302,8 @@ def _check(recurrences: list[Weights]) -> None:
         if not good:
             shapes = [None if part is None else tuple(part.shape) for part in recurrences[number]]
             raise ValueError(
-                f"state_dict: recurrence {number} has weights of shapes (4C, Cin, *kernel), "
-                f"(4C, C, *kernel) and (4C,), got {shapes[0]}, {shapes[1]} and {shapes[2]}"
+                f"state_dict: got weights of shapes {shapes[0]}, {shapes[1]} and {shapes[2]} for "
+                f"recurrence {number}, expected (4C, Cin, *kernel), (4C, C, *kernel) and (4C,)"
             )
 
 

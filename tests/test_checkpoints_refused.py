@@ -22,6 +22,7 @@ def assert_unchanged(layer: nn.Module, before: dict[str, Tensor]) -> None:
 
 GOOD = {"cell_list.0.conv.weight": torch.ones(12, 5, 3, 3), "cell_list.0.conv.bias": torch.ones(12)}
 PAIR = {"ih": {"kernel": torch.ones(3, 3, 2, 12)}, "hh": {"kernel": torch.ones(3, 3, 3, 12)}}
+AUTOMAN_CONVOLUTIONS = [source + gate for source in "xh" for gate in "ifco"]
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nothing": ({}, {}, "state_dict: got no tensors, expected a ConvLSTM's weights"),
     "strange": ({"fc.weight": torch.ones(3)}, {}, "got 'fc.weight', expected a ConvLSTM"),
@@ -55,7 +56,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "hidden": (
         {**PAIR, "hh": {"kernel": torch.ones(3, 3, 2, 12)}},
         {},
-        r"recurrence 0 has weights .* \(12, 2, 3, 3\) and",
+        r"got weights of shapes .* \(12, 2, 3, 3\) and \(12,\) for recurrence 0, expected \(4C, Cin",
     ),
     "openstl": (
         {"cell_list.0.conv_x.0.weight": torch.ones(12, 2, 3, 3)},
@@ -94,7 +95,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "meta": (
         {"cell_list.0.conv.weight": torch.ones(12, 5, 3, 3, device="meta")},
         {},
-        "got tensors on meta",
+        "'cell_list.0.conv.weight' is on meta",
     ),
     "batch norm": (
         {
@@ -194,10 +195,17 @@ def test_wrong_types() -> None:
     with pytest.raises(TypeError, match="state_dict: got 3"):
         checkpoints.load(None, 3)  # type: ignore[arg-type]
     mixed = {**GOOD, "cell_list.0.conv.bias": torch.ones(12, dtype=torch.float64)}
-    with pytest.raises(TypeError, match=r"got torch.float32, torch.float64, expected .* one"):
+    with pytest.raises(
+        TypeError, match=r"got 'cell_list.0.conv.bias' of torch.float64, 'cell_.*one"
+    ):
         checkpoints.load(None, mixed)
+    gates = {f"cell0.W{part}.weight": torch.ones(2, 2, 1, 1) for part in AUTOMAN_CONVOLUTIONS}
+    gates |= {f"cell0.Wx{gate}.bias": torch.ones(2) for gate in "ifco"}
+    gates["cell0.Whf.weight"] = gates["cell0.Whf.weight"].half()
+    with pytest.raises(TypeError, match=r"'cell0.Whf.weight' of torch.float16"):
+        checkpoints.load(None, gates)
     whole = {name: tensor.int() for name, tensor in GOOD.items()}
-    with pytest.raises(TypeError, match=r"got torch\.int32, expected"):
+    with pytest.raises(TypeError, match=r"got 'cell_list.0.conv.bias' of torch.int32, expected"):
         checkpoints.load(None, whole)
     with pytest.raises(TypeError, match="layer: got None"):
         checkpoints.export(None, "ndrplz")  # type: ignore[arg-type]
