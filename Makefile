@@ -69,7 +69,7 @@ build/interpreter: always
 
 # The package itself, editable and without its extension, and all that it depends on. Of TorchGeo, the
 # tests run one file, which needs PyTorch alone; its dependencies would be hundreds of MB.
-build/installed: build/interpreter setup.py pyproject.toml
+build/installed: build/interpreter setup.py pyproject.toml Makefile
 	MEMX_FAST_NO_EXTENSION=1 $(PY) -m pip install -q --no-build-isolation -e '.[test]'
 	$(PY) -m pip install -q --no-deps 'torchgeo==0.8.*'
 	@touch $@
