@@ -50,7 +50,7 @@ bench: build/extension
 	$(PY) -m benchmarks.report build/benchmark.json
 
 # Modules that people import by name; those of samm come with it.
-DOCUMENTED = backends checkpoints compat functional info reference samm
+DOCUMENTED = backends checkpoint_formats checkpoints compat functional info openstl reference reference_backward samm
 docs: build/installed
 	$(PY) -m pdoc --docformat google -o build/docs memx_fast $(addprefix memx_fast.,$(DOCUMENTED))
 	@echo "open build/docs/index.html"
@@ -69,9 +69,11 @@ build/interpreter: always
 	@$(PY) -c 'import sys; from importlib.metadata import version; print(sys.executable, version("torch"))' > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-# The package itself, editable and without its extension, and all that it depends on.
-build/installed: build/interpreter setup.py pyproject.toml
+# The package itself, editable and without its extension, and all that it depends on. Of TorchGeo, the
+# tests run one file, which needs PyTorch alone; its dependencies would be hundreds of MB.
+build/installed: build/interpreter setup.py pyproject.toml Makefile
 	MEMX_FAST_NO_EXTENSION=1 $(PY) -m pip install -q --no-build-isolation -e '.[test]'
+	$(PY) -m pip install -q --no-deps 'torchgeo==0.8.*'
 	@touch $@
 
 # The extension, in place: only what changed is compiled.

@@ -1,8 +1,9 @@
 """memx_fast: the ConvLSTM for PyTorch, with fused kernels."""
 
+from .cell import ConvLSTMCell
 from .functional import conv_lstm
 from .lines_and_volumes import ConvLSTM1d, ConvLSTM1dCell, ConvLSTM3d, ConvLSTM3dCell
-from .modules import ConvLSTM, ConvLSTMCell
+from .modules import ConvLSTM
 
 __all__ = [
     "ConvLSTM",

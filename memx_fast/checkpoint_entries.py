@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +16,18 @@ class Weights(NamedTuple):
     weight_ih: Tensor  # (4C, Cin, *kernel)
     weight_hh: Tensor  # (4C, C, *kernel)
     bias: Tensor | None  # (4C,)
+
+
+def reordered(tensor: Tensor, order: str, into: str = "ifgo") -> Tensor:
+    """The four blocks of rows, one a gate, which lie in ``order``, put into another order."""
+    blocks = dict(zip(order, tensor.chunk(4), strict=True))
+    return torch.cat([blocks[gate] for gate in into])
+
+
+def summed(*biases: Tensor | None) -> Tensor | None:
+    """The sum of those that there are; None if there are none."""
+    present = [bias for bias in biases if bias is not None]
+    return torch.stack(present).sum(0) if present else None
 
 
 class Entries:
@@ -88,6 +101,10 @@ class Entries:
                 "(*kernel, channels, 4C) with one to three sizes of the kernel"
             )
         return tensor.movedim((-1, -2), (0, 1))
+
+    def taken(self) -> dict[str, Tensor]:
+        """What was taken, by its whole name."""
+        return {self._prefix + name: self._tensors[name] for name in sorted(self._taken)}
 
     def left(self, scope: str) -> list[str]:
         """Names that match the pattern ``scope`` from their beginning on and were not taken."""

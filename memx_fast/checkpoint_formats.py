@@ -1,4 +1,4 @@
-"""How other ConvLSTM implementations store their weights: key names, gate orders, run-time biases.
+"""How other ConvLSTM implementations store their weights: key names and gate orders.
 
 A :class:`Format` reads a checkpoint's tensors as the weights of recurrences, and writes them. Rows
 of the canonical weights lie in the order i, f, g, o, as :class:`memx_fast.ConvLSTM` has them.
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint_entries import Entries, Weights
+from . import checkpoint_formats_channels_last as channels_last
+from .checkpoint_entries import Entries, Weights, reordered, summed
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Format:
         write: gives the tensors of recurrences; None if what is read cannot be written.
         stacked: whether it holds any number of layers, not one.
         unclear: why it is used only if it is asked for by name.
+        fits: whether the shapes are those of such recurrences, which tells them from other parts of
+            a model that end in the same names.
+        hidden_from_candidate: whether they are those of :class:`memx_fast.openstl.OpenSTL2023`.
     """
 
     description: str
@@ -40,12 +44,8 @@ class Format:
     write: Callable[[list[Weights]], dict[str, Any]] | None = None
     stacked: bool = False
     unclear: str = ""
-
-
-def reordered(tensor: Tensor, order: str, into: str = "ifgo") -> Tensor:
-    """The four blocks of rows, one a gate, which lie in ``order``, put into another order."""
-    blocks = dict(zip(order, tensor.chunk(4), strict=True))
-    return torch.cat([blocks[gate] for gate in into])
+    fits: Callable[[Entries], bool] = lambda entries: True
+    hidden_from_candidate: bool = False
 
 
 # One convolution over the channels of input and hidden state together.
@@ -94,15 +94,15 @@ def _joint(name: str, order: str) -> dict[str, Any]:
             tensors |= _write_joint(weights, name.format(layer), order)
         return tensors
 
-    return {"read": read, "write": write, "stacked": stacked}
+    def fits(entries: Entries) -> bool:
+        weight = entries.take(f"{name.format(0)}.weight")
+        rows = len(weight) if weight.dim() in (3, 4, 5) else 0
+        return rows > 0 and rows % 4 == 0 and weight.shape[1] > rows // 4
+
+    return {"read": read, "write": write, "stacked": stacked, "fits": fits}
 
 
 # Convolutions of their own for input and hidden state.
-
-
-def _sum(*biases: Tensor | None) -> Tensor | None:
-    present = [bias for bias in biases if bias is not None]
-    return torch.stack(present).sum(0) if present else None
 
 
 def _read_openstl(entries: Entries) -> list[Weights]:
@@ -123,19 +123,11 @@ def _read_openstl(entries: Entries) -> list[Weights]:
     return layers
 
 
-def _refuse_openstl_2023(entries: Entries) -> list[Weights]:
-    raise ValueError(
-        'source: "openstl-2023" computes H = o * g, so that the cell state never reaches the '
-        "output; no ConvLSTM can represent it. Weights of releases from December 2023 on are "
-        '"openstl"'
-    )
-
-
 def _write_openstl(layers: list[Weights]) -> dict[str, Tensor]:
     tensors = {}
     for layer, (weight_ih, weight_hh, bias) in enumerate(layers):
         if bias is not None and bias.count_nonzero() > 0:
-            raise ValueError('target: "openstl" has no biases, but the layer has (layer.bias)')
+            raise ValueError("target: OpenSTL has no biases, but the layer has (layer.bias)")
         tensors[f"cell_list.{layer}.conv_x.0.weight"] = weight_ih.clone()
         tensors[f"cell_list.{layer}.conv_h.0.weight"] = weight_hh.clone()
     return tensors
@@ -203,7 +195,7 @@ def _read_openeb(entries: Entries) -> list[Weights]:
         )
     weight_ih = entries.kernel("conv_x2h.module.0.weight")
     weight_hh = entries.kernel("timepool.conv_h2h.weight")
-    bias = _sum(
+    bias = summed(
         entries.optional("conv_x2h.module.0.bias", len(weight_ih)),
         entries.optional("timepool.conv_h2h.bias", len(weight_ih)),
     )
@@ -224,77 +216,32 @@ def _refuse_convolutional_peepholes(entries: Entries) -> list[Weights]:
     )
 
 
-def _refuse_group_norm(entries: Entries) -> list[Weights]:
+def _refuse_norm(entries: Entries) -> list[Weights]:
+    norm = "BatchNorm" if "conv.1.running_mean" in entries else "GroupNorm"
     raise ValueError(
-        "state_dict: 'conv.1.weight' is a GroupNorm between convolution and gates, which "
+        f"state_dict: 'conv.1.weight' is a {norm} between convolution and gates, which "
         "memx_fast.ConvLSTM does not have"
     )
 
 
-# JAX and Keras: channels last, kernels (*kernel, Cin, 4C).
+def _fits_norm(entries: Entries) -> bool:
+    """A convolution of four gates, and a weight for each of its rows."""
+    rows = entries.take("conv.1.weight").shape
+    return "conv.0.weight" in entries and entries.take("conv.0.weight").shape[:1] == rows
 
 
-def _channels_last(weight: Tensor) -> Tensor:
-    """(4C, Cin, *kernel) to (*kernel, Cin, 4C); a tensor of its own."""
-    return weight.movedim((0, 1), (-1, -2)).clone(memory_format=torch.contiguous_format)
+def _refuse_tsugumi(entries: Entries) -> list[Weights]:
+    raise ValueError(
+        "state_dict: 'ConvLSTMCell.conv.weight' is of tsugumi-sys/SA-ConvLSTM-Pytorch, whose "
+        "checkpoints lack what it takes to compute the same: the activation, and the peepholes of "
+        "whatever was trained on a GPU"
+    )
 
 
-def _read_keras(entries: Entries) -> list[Weights]:
-    # By name, or by position: in Keras 3's HDF5 files a layer's variables are numbered.
-    names = ("kernel", "recurrent_kernel", "bias") if "kernel" in entries else ("0", "1", "2")
-    weight_ih = entries.kernel_with_gates_last(names[0])
-    weight_hh = entries.kernel_with_gates_last(names[1])
-    return [Weights(weight_ih, weight_hh, entries.optional(names[2], len(weight_ih)))]
-
-
-def _write_keras(layers: list[Weights]) -> dict[str, Tensor]:
-    weight_ih, weight_hh, bias = layers[0]
-    tensors = {"kernel": _channels_last(weight_ih), "recurrent_kernel": _channels_last(weight_hh)}
-    return tensors if bias is None else {**tensors, "bias": bias.clone()}
-
-
-def _forget_bias(like: Tensor, rows: int) -> Tensor:
-    """What Flax and Haiku add to the forget gate at run time, in canonical order."""
-    bias = like.new_zeros(rows)
-    bias[rows // 4 : rows // 2] = 1
-    return bias
-
-
-def _jax(input_name: str, hidden_name: str, kernel: str, bias: str) -> dict[str, Any]:
-    """Reader and writer of Flax's and Haiku's cells, which differ in names alone."""
-    order = "igfo"
-
-    def read(entries: Entries) -> list[Weights]:
-        weight_ih = reordered(entries.kernel_with_gates_last(f"{input_name}/{kernel}"), order)
-        weight_hh = reordered(entries.kernel_with_gates_last(f"{hidden_name}/{kernel}"), order)
-        rows = len(weight_ih)
-        biases = _sum(
-            entries.optional(f"{input_name}/{bias}", rows),
-            entries.optional(f"{hidden_name}/{bias}", rows),
-        )
-        run_time = _forget_bias(weight_ih, rows)
-        total = run_time if biases is None else reordered(biases, order) + run_time
-        return [Weights(weight_ih, weight_hh, total)]
-
-    def write(layers: list[Weights]) -> dict[str, Any]:
-        weight_ih, weight_hh, given = layers[0]
-        rows = len(weight_ih)
-        stored = -_forget_bias(weight_ih, rows)
-        if given is not None:
-            stored = given + stored
-        return {
-            input_name: {
-                kernel: _channels_last(reordered(weight_ih, "ifgo", order)),
-                bias: reordered(stored, "ifgo", order),
-            },
-            hidden_name: {
-                kernel: _channels_last(reordered(weight_hh, "ifgo", order)),
-                bias: torch.zeros_like(stored),
-            },
-        }
-
-    return {"read": read, "write": write}
-
+_WHICH_OPENSTL = (
+    "OpenSTL's releases of 2023 computed H = o * g, later ones H = o * tanh(C), and nothing in the "
+    'weights tells; say source="openstl" for the later ones, source="openstl-2023" for the earlier'
+)
 
 FORMATS: dict[str, Format] = {
     "openstl": Format(
@@ -304,17 +251,17 @@ FORMATS: dict[str, Format] = {
         read=_read_openstl,
         write=_write_openstl,
         stacked=True,
-        unclear=(
-            "OpenSTL's releases of 2023 computed H = o * g, later ones H = o * tanh(C), and "
-            'nothing in the weights tells; say source="openstl" for the later ones, the earlier '
-            "ones cannot be represented"
-        ),
+        unclear=_WHICH_OPENSTL,
     ),
     "openstl-2023": Format(
-        "OpenSTL's releases of 2023",
+        "OpenSTL's releases of 2023, which compute H = o * g",
         anchor=r"cell_list\.0\.conv_x\.0\.weight",
         scope=r"cell_list\.",
-        read=_refuse_openstl_2023,
+        read=_read_openstl,
+        write=_write_openstl,
+        stacked=True,
+        unclear=_WHICH_OPENSTL,
+        hidden_from_candidate=True,
     ),
     "ndrplz": Format(
         "ndrplz/ConvLSTM_pytorch, conv-lstm, TorchGeo and their relatives",
@@ -353,20 +300,21 @@ FORMATS: dict[str, Format] = {
         "Flax's ConvLSTMCell",
         anchor=r"ih/kernel",
         scope=r"ih/|hh/",
-        **_jax("ih", "hh", "kernel", "bias"),
+        **channels_last.jax("ih", "hh", "kernel", "bias"),
     ),
     "haiku": Format(
         "Haiku's Conv1DLSTM, Conv2DLSTM and Conv3DLSTM",
         anchor=r"input_to_hidden/w",
         scope=r"input_to_hidden/|hidden_to_hidden/",
-        **_jax("input_to_hidden", "hidden_to_hidden", "w", "b"),
+        **channels_last.jax("input_to_hidden", "hidden_to_hidden", "w", "b"),
     ),
     "keras": Format(
         "Keras's ConvLSTM1D, ConvLSTM2D and ConvLSTM3D",
-        anchor=r"(?:(?<!recurrent_)kernel|(?<=vars/)0)",
+        anchor=r"(?:kernel|(?<=vars/)0)",
         scope=r"(?:kernel|recurrent_kernel|bias|\d+)$",
-        read=_read_keras,
-        write=_write_keras,
+        read=channels_last.read_keras,
+        write=channels_last.write_keras,
+        fits=channels_last.fits_keras,
     ),
     "convolutional-rnn": Format(
         "kamo-naoyuki/pytorch_convolutional_rnn with peepholes",
@@ -375,10 +323,17 @@ FORMATS: dict[str, Format] = {
         read=_refuse_convolutional_peepholes,
     ),
     "jhhuang96": Format(
-        "jhhuang96/ConvLSTM-PyTorch",
+        "jhhuang96/ConvLSTM-PyTorch and czifan/ConvLSTM.pytorch",
         anchor=r"conv\.1\.weight",
         scope=r"conv\.",
-        read=_refuse_group_norm,
+        read=_refuse_norm,
+        fits=_fits_norm,
+    ),
+    "tsugumi-sys": Format(
+        "tsugumi-sys/SA-ConvLSTM-Pytorch",
+        anchor=r"ConvLSTMCell\.conv\.weight",
+        scope=r"ConvLSTMCell\.",
+        read=_refuse_tsugumi,
     ),
     "cell": Format(
         "single cells as ndrplz has them: snnTorch, holmdk, satflow",

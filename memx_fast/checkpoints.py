@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import Sizes, described
+from .arguments import Sizes, described, flag
+from .cell import ConvLSTMCell
 from .checkpoint_entries import Entries, Weights
 from .checkpoint_formats import FORMATS, Format
 from .lines_and_volumes import ConvLSTM1d, ConvLSTM3d
-from .modules import ConvLSTM, ConvLSTMCell
+from .modules import ConvLSTM
+from .openstl import OpenSTL2023
 from .recurrence import Recurrence
 
 _LAYERS: dict[int, type[ConvLSTM]] = {1: ConvLSTM1d, 2: ConvLSTM, 3: ConvLSTM3d}
@@ -41,16 +43,17 @@ def load(
         layer: a :class:`memx_fast.ConvLSTM`, one of its relatives or a cell, of the sizes that the
             checkpoint has; None makes a ConvLSTM of these sizes. Where the source has no bias or no
             peepholes and the layer does, they are set to 0, which computes the same; a kernel that
-            is smaller than the layer's is set into its middle.
+            is smaller than the layer's is set into its middle. Of ``source="openstl-2023"`` it is a
+            :class:`memx_fast.openstl.OpenSTL2023`.
         state_dict: tensors or arrays by name, which may be nested (``{"ih": {"kernel": ...}}``), or
             Keras's list ``layer.get_weights()``. Names that do not belong to a ConvLSTM are
             ignored.
         source: one of :data:`memx_fast.checkpoint_formats.FORMATS`; ``"auto"`` recognises it by
-            names.
+            names and shapes. OpenSTL's, of which nothing tells what they compute, have to be named.
         prefix: what comes before the recurrence's own names, such as ``"encoder."``. None finds
             it where only one fits. Several give one recurrence each: layers in order, with
             ``bidirectional`` each one's reverse after it.
-        **options: of the layer that is made if ``layer`` is None, such as ``batch_first`` or
+        options: of the layer that is made if ``layer`` is None, such as ``batch_first`` or
             ``recurrent_activation``; sizes come from the checkpoint, as do number of layers,
             ``bias`` and, unless given, ``dtype``.
 
@@ -70,10 +73,12 @@ def load(
             f"{next(iter(options))}: got an option of a new layer, but layer is not None"
         )
     tensors = _tensors_of(state_dict)
-    name, prefixes = _recognised(tensors, source, prefix)
-    recurrences = _read(FORMATS[name], tensors, prefixes)
+    name, prefixes = _recognised(tensors, source, _prefixes_wanted(prefix))
+    form = FORMATS[name]
+    recurrences = _read(form, tensors, prefixes)
     if layer is None:
-        layer = _made_for(recurrences, options)
+        layer = _made_for(form, recurrences, options)
+    _check_equations("source", name, layer)
     _copy(recurrences, layer)
     return layer
 
@@ -102,6 +107,7 @@ def export(layer: Recurrence, target: str, *, suffix: str | None = None) -> dict
     form = _format_named("target", target)
     if form.write is None:
         raise ValueError(f"target: {target!r} can only be read; it is {form.description}")
+    _check_equations("target", target, layer)
     if layer.peephole is not None:
         raise ValueError(
             f"target: {target!r} has no peepholes, but the layer has (peephole={layer.peephole!r})"
@@ -145,7 +151,20 @@ def _chosen_suffixes(
     return suffixes
 
 
+def _check_equations(argument: str, name: str, layer: Recurrence) -> None:
+    """Raise unless the layer's hidden state comes from where the format's does."""
+    if isinstance(layer, OpenSTL2023) == FORMATS[name].hidden_from_candidate:
+        return
+    candidate = FORMATS[name].hidden_from_candidate
+    expected = "an OpenSTL2023: H = o * g" if candidate else "a ConvLSTM or a cell: H = o * tanh(C)"
+    raise ValueError(
+        f"layer: got {type(layer).__name__} with {argument}={name!r}, expected {expected}"
+    )
+
+
 def _format_named(argument: str, name: str) -> Format:
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: got {described(name)}, expected a name")
     if name not in FORMATS:
         raise ValueError(f"{argument}: got {name!r}, expected one of {', '.join(FORMATS)}")
     return FORMATS[name]
@@ -182,46 +201,65 @@ def _tensor_of(value: Any) -> Tensor:
     return torch.tensor(array) if array.dtype.kind in "fiub" else torch.empty(0)
 
 
+def _prefixes_wanted(prefix: object) -> list[str] | None:
+    """``prefix`` of :func:`load` as a list, if it is given."""
+    if prefix is None:
+        return None
+    wanted = [prefix] if isinstance(prefix, str) else prefix
+    if not isinstance(wanted, list | tuple) or not all(isinstance(one, str) for one in wanted):
+        raise TypeError(f"prefix: got {described(prefix)}, expected a text or several")
+    if not wanted:
+        raise ValueError(f"prefix: got {described(prefix)}, expected at least one")
+    return list(wanted)
+
+
 def _recognised(
-    tensors: dict[str, Tensor], source: str, prefix: str | Sequence[str] | None
+    tensors: dict[str, Tensor], source: str, wanted: list[str] | None
 ) -> tuple[str, list[str]]:
     """Name of the format, and one prefix a recurrence or stack of them."""
-    forms = FORMATS if source == "auto" else {source: _format_named("source", source)}
-    wanted = [prefix] if isinstance(prefix, str) else prefix
-    if source != "auto" and wanted is not None:
-        return source, list(wanted)
-    for name, form in forms.items():
-        found = _prefixes(form, tensors)
+    if source == "auto":
+        forms = FORMATS
+    else:
+        forms = {source: _format_named("source", source)}
         if wanted is not None:
-            found = list(wanted) if set(wanted) <= set(found) else []
-        if not found:
-            continue
-        if source == "auto" and form.unclear:
-            raise ValueError(f"source: {form.unclear}")
-        if wanted is None and len(found) > 1:
-            raise ValueError(
-                f"prefix: got None, but there are several recurrences ({name}), under "
-                f"{', '.join(map(repr, found))}; say which"
-            )
-        return name, found
+            return source, wanted
+    # First what fits by shape too; else names alone, so that the error tells which shape is wrong.
+    for by_shape in (True, False):
+        for name, form in forms.items():
+            found = _prefixes(form, tensors, by_shape)
+            if wanted is not None:
+                found = wanted if set(wanted) <= set(found) else []
+            if not found:
+                continue
+            if source == "auto" and form.unclear:
+                raise ValueError(f"source: {form.unclear}")
+            if wanted is None and len(found) > 1:
+                raise ValueError(
+                    f"prefix: got None, but there are several recurrences ({name}), under "
+                    f"{', '.join(map(repr, found))}; say which"
+                )
+            return name, found
     sample = ", ".join(map(repr, sorted(tensors)[:8])) or "no tensors"
     expected = "a ConvLSTM's weights" if source == "auto" else forms[source].description
-    under = "" if prefix is None else f" with prefix={prefix!r}"
+    under = "" if wanted is None else f" with prefix={', '.join(map(repr, wanted))}"
     raise ValueError(f"state_dict: got {sample}{under}, expected {expected}")
 
 
-def _prefixes(form: Format, tensors: dict[str, Tensor]) -> list[str]:
+def _prefixes(form: Format, tensors: dict[str, Tensor], by_shape: bool) -> list[str]:
     """What comes before the names of such a format, wherever it occurs."""
-    pattern = re.compile(rf"(?P<prefix>|.*[./_])(?:{form.anchor})")
+    pattern = re.compile(rf"(?P<prefix>|.*[./])(?:{form.anchor})")
     matches = (pattern.fullmatch(name) for name in tensors)
-    return [found["prefix"] for found in matches if found]
+    found = [match["prefix"] for match in matches if match]
+    return [one for one in found if not by_shape or form.fits(Entries(tensors, one))]
 
 
 def _read(form: Format, tensors: dict[str, Tensor], prefixes: list[str]) -> list[Weights]:
-    recurrences = []
+    recurrences: list[Weights] = []
+    taken: dict[str, Tensor] = {}
     for prefix in prefixes:
         entries = Entries(tensors, prefix)
         found = form.read(entries)
+        taken |= entries.taken()
         if not found:
             raise ValueError(
                 f"state_dict: got no recurrences under the prefix {prefix!r}, "
@@ -233,17 +271,25 @@ def _read(form: Format, tensors: dict[str, Tensor], prefixes: list[str]) -> list
                 f"state_dict: {', '.join(map(repr, left[:8]))} not expected in a checkpoint of "
                 f"{form.description}"
             )
-    _check(recurrences)
+    _check_numbers(taken)
+    _check_shapes(recurrences)
     return recurrences
 
 
-def _check(recurrences: list[Weights]) -> None:
-    """Raise unless shapes are those of recurrences and all tensors have one floating dtype."""
-    tensors = [part for weights in recurrences for part in weights if part is not None]
-    dtypes = {part.dtype for part in tensors}
-    if len(dtypes) != 1 or not tensors[0].is_floating_point():
-        found = ", ".join(sorted(map(str, dtypes)))
+def _check_numbers(taken: dict[str, Tensor]) -> None:
+    """Raise unless the tensors have one floating dtype, and values."""
+    first: dict[torch.dtype, str] = {}
+    for name, tensor in taken.items():
+        first.setdefault(tensor.dtype, name)
+        if tensor.is_meta:
+            raise ValueError(f"state_dict: {name!r} is on meta, expected one with values")
+    if len(first) != 1 or not next(iter(first)).is_floating_point:
+        found = ", ".join(f"{name!r} of {dtype}" for dtype, name in first.items())
         raise TypeError(f"state_dict: got {found}, expected weights of one floating dtype")
+
+
+def _check_shapes(recurrences: list[Weights]) -> None:
+    """Raise unless shapes are those of recurrences."""
     for number, (weight_ih, weight_hh, bias) in enumerate(recurrences):
         rows, axes = len(weight_ih), weight_ih.dim() - 2
         good = (
@@ -256,19 +302,19 @@ def _check(recurrences: list[Weights]) -> None:
         if not good:
             shapes = [None if part is None else tuple(part.shape) for part in recurrences[number]]
             raise ValueError(
-                f"state_dict: recurrence {number} has weights of shapes (4C, Cin, *kernel), "
-                f"(4C, C, *kernel) and (4C,), got {shapes[0]}, {shapes[1]} and {shapes[2]}"
+                f"state_dict: got weights of shapes {shapes[0]}, {shapes[1]} and {shapes[2]} for "
+                f"recurrence {number}, expected (4C, Cin, *kernel), (4C, C, *kernel) and (4C,)"
             )
 
 
-def _made_for(recurrences: list[Weights], options: dict[str, Any]) -> ConvLSTM:
+def _made_for(form: Format, recurrences: list[Weights], options: dict[str, Any]) -> ConvLSTM:
     """A layer of the sizes that these have."""
     taken = {"input_channels", "hidden_channels", "kernel_size", "num_layers", "bias"} & set(
         options
     )
     if taken:
         raise TypeError(f"{min(taken)}: comes from the checkpoint, and cannot be given")
-    directions = 2 if options.get("bidirectional") else 1
+    directions = 2 if flag("bidirectional", options.get("bidirectional", False)) else 1
     if len(recurrences) % directions:
         raise ValueError(
             f"bidirectional: got True with {len(recurrences)} recurrences, expected two a layer"
@@ -278,7 +324,8 @@ def _made_for(recurrences: list[Weights], options: dict[str, Any]) -> ConvLSTM:
     kernels: list[int | Sizes] = [_common_kernel(weights) for weights in recurrences[::directions]]
     alike = len(set(hidden)) == 1
     options.setdefault("dtype", first.dtype)
-    return _LAYERS[first.dim() - 2](
+    made = OpenSTL2023 if form.hidden_from_candidate else _LAYERS[first.dim() - 2]
+    return made(
         first.shape[1],
         hidden[0] if alike else hidden,
         kernels,
@@ -313,6 +360,8 @@ def _copy(recurrences: list[Weights], layer: Recurrence) -> None:
                 continue
             if name + suffix not in parameters:
                 raise ValueError(f"layer: {name + suffix} is parametrised; remove that first")
+            if wanted.is_meta:
+                raise ValueError(f"layer: {name + suffix} is on meta, expected one with memory")
             if given is None:
                 given = torch.zeros_like(wanted)
             copies.append((wanted, _fitted(name + suffix, given, wanted, layer)))

@@ -11,15 +11,22 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .arguments import check_shape, described, flag, odd_kernel, per_layer, whole
-from .checkpoint_formats import reordered
+from .checkpoint_entries import reordered
 from .functional import conv_lstm
 
 
 class ConvLSTMCell(nn.Module):
-    """The parameters of one layer: a convolution over input and hidden state, gates i, f, o, g."""
+    """One layer's parameters, and its step: a convolution over input and hidden state, i, f, o, g.
+
+    Args:
+        input_dim: channels of the input.
+        hidden_dim: hidden channels.
+        kernel_size: rows and columns, odd.
+        bias: whether the convolution has a bias.
+    """
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, kernel_size: tuple[int, int], bias: bool
+        self, input_dim: int, hidden_dim: int, kernel_size: tuple[int, int], bias: bool = True
     ) -> None:
         super().__init__()
         self.input_dim = input_dim
@@ -37,6 +44,11 @@ class ConvLSTMCell(nn.Module):
         """One step over (B, C, H, W) from the state (h, c); gives the next one."""
         _, (h, c) = self.run(input_tensor.unsqueeze(0), cur_state)
         return h, c
+
+    def init_hidden(self, batch_size: int, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The state (h, c) that sequences start from: zeros ``(B, hidden_dim, H, W)``."""
+        zeros = self.conv.weight.new_zeros(batch_size, self.hidden_dim, *image_size)
+        return zeros, zeros.clone()
 
     def run(
         self, x: Tensor, state: Sequence[Tensor] | None

@@ -123,14 +123,13 @@ def conv_lstm(
         RuntimeError: ``backend`` is known, but cannot run here; the message says why.
     """
     check_equations(output_peephole, recurrent_activation, hard_sigmoid_slope)
-    slope = float(hard_sigmoid_slope) if recurrent_activation == "hard_sigmoid" else 0.0
+    slope = slope_of(recurrent_activation, hard_sigmoid_slope)
     recompute = share_or_flag("recompute", recompute)
-    _check_tensors(x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask)
-    _check_weights(x, weight_ih, weight_hh, bias)
+    convolution = check_tensors(
+        *(x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask, padding, stride, dilation)
+    )
     if lengths is not None:
         lengths = variable.checked(lengths, x.shape[0], x.shape[1], x.device)
-    convolution = _input_convolution(weight_ih, weight_hh.dim() - 2, padding, stride, dilation)
-    _check_states(x, weight_hh, weight_ch, state, hidden_mask, convolution)
 
     h_0, c_0 = (None, None) if state is None else state
     engine = _engine(backend, x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask)
@@ -229,7 +228,36 @@ def check_equations(
     positive("hard_sigmoid_slope", hard_sigmoid_slope)
 
 
-def _check_tensors(
+def slope_of(recurrent_activation: str, hard_sigmoid_slope: float) -> float:
+    """The slope as the engines take it: 0 stands for the logistic sigmoid."""
+    return float(hard_sigmoid_slope) if recurrent_activation == "hard_sigmoid" else 0.0
+
+
+def check_tensors(
+    x: Tensor,
+    weight_ih: Tensor | None,
+    weight_hh: Tensor,
+    bias: Tensor | None,
+    weight_ch: Tensor | None,
+    state: State | None,
+    hidden_mask: Tensor | None,
+    padding: Padding,
+    stride: int | Sizes,
+    dilation: int | Sizes,
+) -> InputConvolution:
+    """Raise unless these go together as :func:`conv_lstm` takes them.
+
+    Returns:
+        The geometry of the input convolution.
+    """
+    _check_kinds(x, weight_ih, weight_hh, bias, weight_ch, state, hidden_mask)
+    _check_weights(x, weight_ih, weight_hh, bias)
+    convolution = _input_convolution(weight_ih, weight_hh.dim() - 2, padding, stride, dilation)
+    _check_states(x, weight_hh, weight_ch, state, hidden_mask, convolution)
+    return convolution
+
+
+def _check_kinds(
     x: Tensor,
     weight_ih: Tensor | None,
     weight_hh: Tensor,
@@ -263,6 +291,8 @@ def _check_tensors(
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {described(value)}, expected a tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: got a tensor of layout {value.layout}, expected a dense one")
 
 
 def _check_belongs(name: str, tensor: Tensor, x: Tensor, autocast: torch.dtype | None) -> None:

@@ -28,6 +28,11 @@ _INSTRUCTION_SETS = (
     *("asimd", "bf16", "sve"),
 )
 _CPUINFO = Path("/proc/cpuinfo")
+_LAYERS = {
+    "ConvLSTM1d": "fused, as images of one row",
+    "ConvLSTM": "fused",
+    "ConvLSTM3d": "convolutions of PyTorch, fused gates",
+}
 
 
 def versions() -> dict[str, str | None]:
@@ -57,8 +62,9 @@ def collect() -> dict[str, Any]:
 
     Keys: ``versions``, ``system``, ``processor``, ``threads``, ``devices`` (one entry a device:
     ``device``, ``name``, ``backend`` that "auto" chooses, or those that it chooses from layer by
-    layer), ``backends`` (the fields of :class:`memx_fast.backends.Backend`), ``extension`` (how it
-    was built and which instruction set it uses; None if it is not loaded).
+    layer), ``layers`` (how each runs in an engine with fused kernels), ``backends`` (the fields of
+    :class:`memx_fast.backends.Backend`), ``extension`` (how it was built and which instruction set
+    it uses; None if it is not loaded).
     """
     return {
         "versions": versions(),
@@ -66,6 +72,7 @@ def collect() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "devices": _devices(),
+        "layers": _LAYERS,
         "backends": [asdict(backend) for backend in backends.available()],
         "extension": _extension(),
     }
@@ -92,10 +99,8 @@ def render(facts: dict[str, Any]) -> str:
             f"{device['device']:<16}{device['backend']:<16}{device['name']}"
             for device in facts["devices"]
         ],
-        "Spatial axes": [
-            f"{'ConvLSTM1d':<16}fused, as images of one row",
-            f"{'ConvLSTM':<16}fused",
-            f"{'ConvLSTM3d':<16}convolutions of PyTorch, fused gates",
+        'Layers, in an engine other than "reference"': [
+            f"{layer:<16}{how}" for layer, how in facts["layers"].items()
         ],
         "C++ extension": _extension_lines(facts["extension"]),
     }

@@ -22,24 +22,33 @@ def checked(value: Any, steps: int, batch: int, device: torch.device) -> Tensor:
 
     Raises:
         TypeError: it is no tensor, list or tuple of whole numbers.
-        ValueError: there are not B of them, or one is not from 1 to T.
+        ValueError: there are not B of them, one is not from 1 to T, or they are on the meta device
+            and x is not.
     """
     if isinstance(value, tuple | list):
-        value = torch.tensor([whole("lengths", length, 1) for length in value], dtype=torch.int64)
+        numbers = [whole("lengths", length, 1) for length in value]
+        if numbers and not torch.compiler.is_compiling():
+            _check_range(min(numbers), max(numbers), steps)
+        value = torch.tensor(numbers, dtype=torch.int64)
     if not isinstance(value, Tensor):
         raise TypeError(f"lengths: got {described(value)}, expected {batch} whole numbers")
     if value.dtype not in _INTEGERS:
         raise TypeError(f"lengths: got a tensor of {value.dtype}, expected whole numbers")
     if value.dim() != 1 or value.shape[0] != batch:
         raise ValueError(f"lengths: got shape {tuple(value.shape)}, expected ({batch},) = (B,)")
+    if value.is_meta and device.type != "meta":
+        raise ValueError(f"lengths: got a tensor on meta, expected one with values, for {device}")
     if value.device.type == "cpu" and batch > 0 and not torch.compiler.is_compiling():
         shortest, longest = (int(length) for length in value.aminmax())
-        if shortest < 1 or longest > steps:
-            raise ValueError(
-                f"lengths: got {shortest if shortest < 1 else longest}, "
-                f"expected 1 to {steps} = T steps"
-            )
+        _check_range(shortest, longest, steps)
     return value.to(device, torch.int64)
+
+
+def _check_range(shortest: int, longest: int, steps: int) -> None:
+    if shortest < 1 or longest > steps:
+        raise ValueError(
+            f"lengths: got {shortest if shortest < 1 else longest}, expected 1 to {steps} = T steps"
+        )
 
 
 def running(lengths: Tensor, t: int, like: Tensor) -> Tensor:

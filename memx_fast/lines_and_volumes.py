@@ -1,12 +1,13 @@
 """The layers over sequences of lines, :class:`ConvLSTM1d`, and of volumes, :class:`ConvLSTM3d`.
 
-They are the layers of :mod:`memx_fast.modules` with another number of spatial axes; nothing else
+They are the layers and cells of images with another number of spatial axes; nothing else
 about them differs.
 """
 
 from __future__ import annotations
 
-from .modules import ConvLSTM, ConvLSTMCell
+from .cell import ConvLSTMCell
+from .modules import ConvLSTM
 
 
 class ConvLSTM1d(ConvLSTM):
@@ -30,7 +31,7 @@ class ConvLSTM1d(ConvLSTM):
 
     It runs in the fused kernels, as images of one row; the views cost nothing.
 
-    Example:
+    An example, with the shapes of its results:
 
         layer = ConvLSTM1d(8, 32, kernel_size=5)
         output, (h_n, c_n) = layer(torch.randn(20, 4, 8, 128))  # (20, 4, 32, 128)
@@ -62,7 +63,7 @@ class ConvLSTM3d(ConvLSTM):
 
     Its convolutions are PyTorch's; the gates of a step, forward and backward, are one fused kernel.
 
-    Example:
+    An example, with the shapes of its results:
 
         layer = ConvLSTM3d(1, 16, kernel_size=3)
         output, (h_n, c_n) = layer(torch.randn(6, 2, 1, 16, 32, 32))  # (6, 2, 16, 16, 32, 32)

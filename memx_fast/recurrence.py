@@ -60,6 +60,8 @@ class Recurrence(nn.Module):
         functional.check_equations(output_peephole, recurrent_activation, hard_sigmoid_slope)
         if isinstance(forget_bias, bool) or not isinstance(forget_bias, int | float):
             raise TypeError(f"forget_bias: got {forget_bias!r}, expected a number")
+        if not math.isfinite(forget_bias):
+            raise ValueError(f"forget_bias: got {forget_bias!r}, expected a finite number")
         if dtype is not None and dtype not in functional.DTYPES:
             raise TypeError(f"dtype: got {dtype!r}, expected float32, float64, bfloat16 or float16")
         backends.check_name(backend)

@@ -1,9 +1,11 @@
 """Conditions under which every test runs."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Threads that wait for work sleep, here and in every process that a test starts: between operators
 # as small as these they would otherwise only wait, and hold the processor that others need. The
@@ -21,6 +23,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Long tests start first where pytest-xdist has workers: none is left with one at the end."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def original_torchgeo() -> Any:
+    """TorchGeo's module of the ConvLSTM, which needs PyTorch alone; the package needs much more."""
+    package = importlib.util.find_spec("torchgeo")
+    assert package is not None, "pip install --no-deps torchgeo"
+    (folder,) = package.submodule_search_locations or ()
+    spec = importlib.util.spec_from_file_location(
+        "torchgeo_convlstm", Path(folder) / "models" / "convlstm.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

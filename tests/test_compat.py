@@ -68,6 +68,40 @@ def test_states_are_carried_over() -> None:
     torch.testing.assert_close(list(state), states[0])
 
 
+def test_cells_are_those_of_torchgeo(original_torchgeo: Any) -> None:
+    """Code that steps through cells by itself, from ``init_hidden`` on."""
+    torch.manual_seed(0)
+    original = original_torchgeo.ConvLSTMCell(2, 3, (3, 5))
+    ours = compat.ConvLSTMCell(2, 3, (3, 5))
+    ours.load_state_dict(original.state_dict())
+    x = random(4, 2, 2, 6, 7)
+    expected, found = (cell.init_hidden(2, (6, 7)) for cell in (original, ours))
+    for frame in x:
+        torch.testing.assert_close(found, expected)
+        expected = original(input_tensor=frame, cur_state=list(expected))
+        found = ours(input_tensor=frame, cur_state=list(found))
+    torch.testing.assert_close(found, expected)
+    assert ours.double().init_hidden(2, (6, 7))[1].dtype == torch.float64
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_states_are_those_of_torchgeo(original_torchgeo: Any, batch_first: bool) -> None:
+    """Weights as they are, initial states of every layer by its name for them."""
+    sizes = (2, [3, 4], [(3, 3), 1], 2)
+    options = {"batch_first": batch_first, "return_all_layers": True}
+    original, ours = (
+        original_torchgeo.ConvLSTM(*sizes, **options),
+        compat.ConvLSTM(*sizes, **options),
+    )
+    ours.load_state_dict(original.state_dict())
+    x = random(2, 5, 2, 6, 7) if batch_first else random(5, 2, 2, 6, 7)
+    states = [(random(2, size, 6, 7), random(2, size, 6, 7) / 2) for size in (3, 4)]
+    expected, last = original(x, hidden_state=states)
+    found, found_last = ours(x, hidden_state=states)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_last, [list(state) for state in last])
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

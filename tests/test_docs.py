@@ -11,7 +11,18 @@ import pytest
 
 import memx_fast
 
-MODULES = ("memx_fast", "memx_fast.checkpoints", "memx_fast.compat", "memx_fast.reference")
+MODULES = tuple(
+    f"memx_fast{name}"
+    for name in (
+        "",
+        ".checkpoints",
+        ".compat",
+        ".functional",
+        ".openstl",
+        ".reference",
+        ".reference_backward",
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +47,8 @@ def test_every_public_name_is_there(pages: Path) -> None:
     layer = page[page.index('id="ConvLSTM"') :]
     for part in ("Arguments:", "hidden_channels", "Raises:", "ValueError"):
         assert part in layer, part
+    for name in ("", "1d", "3d"):  # code, not a paragraph
+        assert f"<pre><code>layer = ConvLSTM{name}(" in page, name
     for name in ("checkpoints", "compat", "functional", "reference", "samm/methods"):
         assert (pages / "memx_fast" / f"{name}.html").is_file(), name
 
@@ -61,3 +74,17 @@ def test_public_functions_say_what_they_take(module: str) -> None:
             if not re.search(rf"\b{parameter}\b", text)
         ]
         assert not missing, f"{module}.{name}: {missing}"
+
+
+def test_readme_names_a_test_for_every_tool() -> None:
+    """A row of the table says whether the tool works, how, and which files test it."""
+    root = Path(__file__).parents[1]
+    table = (root / "README.md").read_text().partition("| tool | works | how | tested with |\n")[2]
+    rows = [line.strip("|").split(" | ") for line in table.partition("\n\n")[0].splitlines()[1:]]
+    assert len(rows) > 12
+    for tool, works, how, tests in rows:
+        assert how, tool
+        files = re.findall(r"`(test_\w+\.py)`", tests)
+        assert files or works.strip() == "no", tool
+        for file in files:
+            assert (root / "tests" / file).is_file(), f"{tool}: {file}"

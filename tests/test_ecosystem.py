@@ -1,15 +1,18 @@
 """The layer among PyTorch's own tools for compiling, saving memory, precision and repeatability.
 
-docs/ecosystem.md has the table; exporting to ONNX is in test_onnx.py, several processes in
+The README has the table; exporting to ONNX is in test_onnx.py, several processes in
 test_distributed.py.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils.checkpoint import checkpoint
 
 from memx_fast import ConvLSTM
@@ -36,22 +39,60 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid"])
-def test_compiled_once_for_every_length(activation: str) -> None:
-    """fullgraph and dynamic: one graph forward and backward, however long the sequence."""
-    layer = made(2, 3, num_layers=2, recurrent_activation=activation)
-    graphs = []
+def compiled_and_counted(layer: ConvLSTM) -> tuple[Callable[..., Any], dict[str, int]]:
+    """The layer as one dynamic graph, and how many graphs were compiled so far for each pass."""
+    graphs = {"forward": 0, "backward": 0}
 
-    def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        graphs.append(graph)
-        return graph.forward
+    def counted(name: str) -> Callable[..., Any]:
+        def compiler(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+            graphs[name] += 1
+            return make_boxed_func(graph.forward)
 
+        return compiler
+
+    backend = aot_autograd(fw_compiler=counted("forward"), bw_compiler=counted("backward"))
     torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=count)
-    for steps in (3, 4, 7, 2, 12):
+    return torch.compile(layer, fullgraph=True, dynamic=True, backend=backend), graphs
+
+
+@pytest.mark.parametrize(
+    ("activation", "recompute"),
+    [("sigmoid", 0.5), ("hard_sigmoid", 0.5), ("sigmoid", 0.0), ("sigmoid", 1.0)],
+)
+def test_compiled_once_for_every_length(activation: str, recompute: float) -> None:
+    """fullgraph and dynamic: one graph forward, one backward, however long the sequence.
+
+    PyTorch compiles sizes of 1 apart: T = 1, and with half of the gates kept T = 2 as well.
+    """
+    layer = made(2, 3, num_layers=2, recurrent_activation=activation, recompute=recompute)
+    compiled, graphs = compiled_and_counted(layer)
+
+    def trained(steps: int) -> None:
         x = frames(steps, 2, 2, 5, 6)
-        assert torch.equal(compiled(x)[0], layer(x)[0])
-    assert len(graphs) == 1
+        found, expected = compiled(x)[0], layer(x)[0]
+        assert torch.equal(found, expected)
+        assert_equal(
+            gradients(layer, found.square().sum()), gradients(layer, expected.square().sum())
+        )
+
+    for steps in (3, 4, 7, 5, 12):
+        trained(steps)
+        assert graphs == {"forward": 1, "backward": 1}
+    trained(2)
+    assert graphs["forward"] == (2 if recompute == 0.5 else 1)
+    trained(1)
+    assert graphs["forward"] == (3 if recompute == 0.5 else 2)
+
+
+def test_inference_compiled_once_for_every_length() -> None:
+    """Nothing is kept: all lengths from 2 on run one graph."""
+    layer = made(2, 3, bidirectional=True)
+    compiled, graphs = compiled_and_counted(layer)
+    with torch.no_grad():
+        for steps in (3, 4, 7, 2, 12):
+            x = frames(steps, 2, 2, 5, 6)
+            assert torch.equal(compiled(x)[0], layer(x)[0])
+            assert graphs == {"forward": 1, "backward": 0}
 
 
 def test_recurrent_dropout_compiled() -> None:

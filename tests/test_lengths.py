@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from memx_fast import ConvLSTM, ConvLSTM1d, ConvLSTM3d, reference
+from memx_fast import ConvLSTM, ConvLSTM1d, ConvLSTM3d, reference, reference_backward
 from memx_fast.functional import conv_lstm
 from tests.operator_cases import NAMES, Case, cast, fused, plain, results_and_gradients
 
@@ -126,6 +127,46 @@ def test_packed_sequence(sort: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("sort", [False, True], ids=["unsorted", "sorted"])
+@pytest.mark.parametrize("states", [False, True])
+def test_packed_sequence_is_that_of_nn_lstm(batch_first: bool, sort: bool, states: bool) -> None:
+    """On images of one pixel: outputs, packing, states and gradients of two layers, both ways."""
+    sizes = {"num_layers": 2, "bidirectional": True, "batch_first": batch_first}
+    theirs = torch.nn.LSTM(2, 3, dtype=torch.float64, **sizes)
+    ours = ConvLSTM(2, 3, 1, dtype=torch.float64, **sizes)
+    given = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if name.startswith("bias"):
+                value = (
+                    given[name.replace("bias", "bias_ih")] + given[name.replace("bias", "bias_hh")]
+                )
+            else:
+                value = given[name]
+            parameter.copy_(value.reshape(parameter.shape))
+    lengths = sorted(LENGTHS, reverse=True) if sort else LENGTHS
+    x = drawn(4, 5, 2) if batch_first else drawn(5, 4, 2)
+    start = [drawn(4, 4, 3, seed=seed) for seed in (1, 2)]
+
+    def everything_of(run: Any, frame: tuple[int, ...], layer: torch.nn.Module) -> list[Tensor]:
+        leaf = x.reshape(*x.shape, *frame).requires_grad_()
+        packed = pack_padded_sequence(leaf, torch.tensor(lengths), batch_first, sort)
+        state = tuple(part.reshape(*part.shape, *frame) for part in start) if states else None
+        output, (h_n, c_n) = run(packed, state)
+        for found, expected in zip(output[1:], packed[1:], strict=True):
+            assert found is expected is None or torch.equal(found, expected)
+        padded, ends = pad_packed_sequence(output, batch_first)
+        assert ends.tolist() == lengths
+        loss = padded.square().sum() + h_n.sin().sum() + c_n.cos().sum()
+        weights = [getattr(layer, name) for name in ("weight_ih_l0", "weight_hh_l1_reverse")]
+        return [padded, h_n, c_n, *torch.autograd.grad(loss, [leaf, *weights])]
+
+    exact = everything_of(theirs, (), theirs)
+    for one, other in zip(everything_of(ours, (1, 1), ours), exact, strict=True):
+        torch.testing.assert_close(one.reshape(other.shape), other, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("recompute", [0.0, 0.5, 1.0])
 def test_padding_of_gradients_is_not_read(recompute: float) -> None:
     """NaN in x and in the incoming gradient after the end, gates saved or computed again."""
@@ -176,7 +217,9 @@ def test_reference(peephole: str | None, output_peephole: str) -> None:
         case.lengths(),
     )
     output, (h_n, c_n) = reference.conv_lstm(*given, output_peephole=output_peephole)
-    grads = reference.conv_lstm_backward(*case.incoming(), *given, output_peephole=output_peephole)
+    grads = reference_backward.conv_lstm_backward(
+        *case.incoming(), *given, output_peephole=output_peephole
+    )
     leaves = [leaf for leaf in arguments.values() if leaf is not None]
     automatic = torch.autograd.grad((output, h_n, c_n), leaves, case.incoming())
     by_hand = [grad for grad in grads if grad is not None]
@@ -213,6 +256,15 @@ def test_compiled(backend: str) -> None:
         ([1, 2, 3], ValueError, r"lengths: got shape \(3,\), expected \(2,\) = \(B,\)"),
         (torch.ones(2, 1).long(), ValueError, r"lengths: got shape \(2, 1\)"),
         ([0, 3], ValueError, "lengths: got 0, expected at least 1"),
+        ([-2, 3], ValueError, "lengths: got -2, expected at least 1"),
+        (torch.tensor([-2, 3]), ValueError, "lengths: got -2, expected 1 to 5 = T steps"),
+        ([2**70, 3], ValueError, "lengths: got 1180591620717411303424, expected 1 to 5 = T steps"),
+        (
+            torch.ones(2, device="meta").long(),
+            ValueError,
+            "lengths: got a tensor on meta, expected",
+        ),
+        (np.array([3, 3]), TypeError, r"lengths: got array\(\[3, 3\]\), expected 2 whole numbers"),
         (torch.tensor([0, 3]), ValueError, "lengths: got 0, expected 1 to 5 = T steps"),
         ([6, 3], ValueError, "lengths: got 6, expected 1 to 5 = T steps"),
         ([1.0, 3], TypeError, "lengths: got 1.0, expected a whole number"),
@@ -239,5 +291,7 @@ def test_where_lengths_have_no_place() -> None:
     packed = pack_padded_sequence(x, torch.tensor([5, 2]))
     with pytest.raises(ValueError, match="lengths: got a list of 2 with a PackedSequence"):
         layer(packed, None, [5, 2])
+    with pytest.raises(ValueError, match=r"h_0: got shape .* expected \(1, 2, 3, 6, 4\)"):
+        layer(packed, (drawn(1, 3, 3, 6, 4), drawn(1, 3, 3, 6, 4)))
     with pytest.raises(ValueError, match="x: got 3 channels"):
         layer(pack_padded_sequence(drawn(5, 2, 3, 6, 4), torch.tensor([5, 2])))

@@ -14,7 +14,8 @@ from memx_fast import (
     ConvLSTM3d,
     ConvLSTM3dCell,
     conv_lstm,
-    reference,
+    info,
+    reference_backward,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,7 +157,7 @@ def test_backward_by_hand(axes: int, output_peephole: str) -> None:
         for index, name in enumerate(("output", "h_n", "c_n"))
     ]
     *others, h_0, c_0 = arguments.values()
-    found = reference.conv_lstm_backward(
+    found = reference_backward.conv_lstm_backward(
         *incoming, *others, (h_0, c_0), output_peephole=output_peephole
     )
     for name, value in found._asdict().items():
@@ -369,3 +370,13 @@ def test_errors_of_the_function() -> None:
         conv_lstm(x, weight_ih[..., None], weight_hh)
     with pytest.raises(ValueError, match=r"weight_hh: got shape \(12, 3\), expected \(4 C, C, kh"):
         conv_lstm(x, weight_ih, weight_hh[..., 0])
+
+
+def test_info_says_how_each_layer_runs() -> None:
+    """As tables and as JSON: all of them fused, but for the convolutions of volumes."""
+    facts = info.collect()
+    assert facts["layers"].keys() == {"ConvLSTM1d", "ConvLSTM", "ConvLSTM3d"}
+    assert "convolutions of PyTorch" in facts["layers"]["ConvLSTM3d"]
+    text = info.render(facts)
+    for layer, how in facts["layers"].items():
+        assert f"{layer:<16}{how}" in text

@@ -49,6 +49,7 @@ WRONG_LAYERS = [
     ({"stride": 0}, ValueError, "stride: got 0"),
     ({"dilation": 1.5}, TypeError, "dilation: got 1.5"),
     ({"forget_bias": "1"}, TypeError, "forget_bias: got '1', expected a number"),
+    ({"forget_bias": float("nan")}, ValueError, "forget_bias: got nan, expected a finite number"),
     (
         {"backend": "fast"},
         ValueError,
@@ -75,6 +76,8 @@ def test_wrong_arguments_are_named(wrong: dict[str, Any], error: type, message: 
 STATE = torch.zeros(1, 2, 3, 5, 6)
 WRONG_CALLS = [
     ((None,), TypeError, "x: got None, expected a tensor"),
+    ((torch.zeros(4, 2, 2, 5, 6).numpy(),), TypeError, "x: got a ndarray, expected a tensor"),
+    ((torch.zeros(4, 2, 2, 5, 6).to_sparse(),), TypeError, "x: got a tensor of layout"),
     ((torch.zeros(2, 5, 6),), ValueError, r"x: got shape \(2, 5, 6\), expected \(T, B, C, H, W\)"),
     ((torch.zeros(0, 2, 2, 5, 6),), ValueError, r"x: got shape \(0, 2, 2, 5, 6\)"),
     ((torch.zeros(4, 2, 1, 5, 6),), ValueError, "x: got 1 channels .* expected 2"),

@@ -1,132 +1,36 @@
-"""The reference, which is the oracle of everything, against loops, autograd and torch.nn.LSTM."""
+"""The reference, which is the oracle of everything, against loops and torch.nn.LSTM."""
 
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from memx_fast import reference
-from memx_fast.geometry import InputConvolution, Padding, Sizes
+from memx_fast.geometry import Sizes
+from tests.reference_cases import (
+    BATCH,
+    GEOMETRIES,
+    HALF_TYPES,
+    HIDDEN,
+    NAMES,
+    SAME,
+    STEPS,
+    Arguments,
+    Geometry,
+    assert_close,
+    cast,
+    drawn,
+    every_geometry,
+    every_output_peephole,
+    every_peephole,
+    incoming_for,
+    run,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NAMES = ("x", "weight_ih", "weight_hh", "bias", "weight_ch", "h_0", "c_0")
-HALF_TYPES = (torch.bfloat16, torch.float16)
-STEPS, BATCH, INPUT_CHANNELS, HIDDEN = 3, 2, 2, 2
-FRAME = (5, 4)
-
-Arguments = dict[str, Tensor | None]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """An input convolution over FRAME, with what it has to come to; no kernel: ready-made gates."""
-
-    kernel: Sizes | None
-    before: Sizes  # zeros above and left of the frame
-    size: Sizes  # of the states
-    padding: Padding = "same"
-    stride: int | Sizes = 1
-    dilation: int | Sizes = 1
-
-    def options(self) -> dict[str, Padding]:
-        return {"padding": self.padding, "stride": self.stride, "dilation": self.dilation}
-
-
-GEOMETRIES = {
-    "same_odd": Geometry((3, 5), (1, 2), (5, 4)),
-    "same_even": Geometry((2, 4), (0, 1), (5, 4)),
-    "same_dilated": Geometry((3, 2), (2, 1), (5, 4), dilation=2),
-    "same_dilated_pair": Geometry((2, 2), (1, 0), (5, 4), dilation=(3, 1)),
-    "valid": Geometry((3, 2), (0, 0), (3, 3), "valid"),
-    "number": Geometry((3, 2), (1, 1), (5, 5), 1),
-    "pair": Geometry((3, 3), (2, 0), (7, 2), (2, 0)),
-    "more_than_kernel": Geometry((1, 2), (2, 2), (9, 7), 2),
-    "stride": Geometry((3, 3), (1, 1), (3, 2), 1, stride=2),
-    "stride_pair": Geometry((2, 1), (0, 0), (4, 2), "valid", stride=(1, 3)),
-    "dilation": Geometry((2, 2), (0, 0), (3, 2), "valid", dilation=2),
-    "stride_and_dilation": Geometry((3, 2), (1, 2), (3, 3), (1, 2), stride=2, dilation=(1, 2)),
-    "ready_made_gates": Geometry(None, (0, 0), (5, 4)),
-}
-SAME = GEOMETRIES["same_odd"]
-
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-every_peephole = pytest.mark.parametrize("peephole", [None, "channel", "spatial"])
-every_output_peephole = pytest.mark.parametrize("output_peephole", ["previous", "current"])
-
-
-def drawn(
-    geometry: Geometry = SAME,
-    peephole: str | None = "spatial",
-    states: bool = True,
-    bias: bool = True,
-    recurrent_kernel: Sizes = (3, 1),
-    seed: int = 0,
-) -> Arguments:
-    """Float64 arguments of a tiny layer."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return 0.6 * torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-    gates, state = 4 * HIDDEN, (BATCH, HIDDEN, *geometry.size)
-    kernel = geometry.kernel
-    peephole_size = {None: None, "channel": (), "spatial": geometry.size}[peephole]
-    return {
-        "x": draw(STEPS, BATCH, INPUT_CHANNELS if kernel else gates, *FRAME),
-        "weight_ih": draw(gates, INPUT_CHANNELS, *kernel) if kernel else None,
-        "weight_hh": draw(gates, HIDDEN, *recurrent_kernel),
-        "bias": draw(gates) if bias else None,
-        "weight_ch": None if peephole_size is None else draw(3, HIDDEN, *peephole_size),
-        "h_0": draw(*state) if states else None,
-        "c_0": draw(*state) if states else None,
-    }
-
-
-def cast(arguments: Arguments, dtype: torch.dtype, c_0: torch.dtype | None = None) -> Arguments:
-    """Leaves of another dtype that need gradients."""
-    return {
-        name: None
-        if value is None
-        else value.detach().to(c_0 if name == "c_0" and c_0 else dtype).requires_grad_()
-        for name, value in arguments.items()
-    }
-
-
-def positional(arguments: Arguments) -> tuple:
-    """The arguments as the reference takes them: the states as a pair."""
-    *others, h_0, c_0 = (arguments[name] for name in NAMES)
-    return (*others, None if h_0 is None else (h_0, c_0))
-
-
-def run(arguments: Arguments, **options: object) -> tuple[Tensor, Tensor, Tensor]:
-    output, (h_n, c_n) = reference.conv_lstm(*positional(arguments), **options)
-    return output, h_n, c_n
-
-
-def incoming_for(results: tuple[Tensor, ...]) -> list[Tensor]:
-    """Gradients of the results, of their dtypes."""
-    generator = torch.Generator().manual_seed(1)
-    return [
-        torch.randn(result.shape, dtype=torch.float64, generator=generator).to(result.dtype)
-        for result in results
-    ]
-
-
-def strewn(tensor: Tensor) -> Tensor:
-    """Dimensions laid out in reverse order, with NaN between the elements."""
-    order = tuple(reversed(range(tensor.dim())))
-    mirrored = tensor.permute(order)
-    return torch.stack([mirrored, torch.full_like(mirrored, torch.nan)], -1)[..., 0].permute(order)
-
-
-def assert_close(found: Tensor, exact: Tensor, name: str = "") -> None:
-    torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10, msg=name or None)
 
 
 def weighted_sum(
@@ -264,34 +168,6 @@ def test_lstm_on_images_of_one_pixel() -> None:
         assert_close(one, other)
 
 
-PARTS = {"output": (0,), "h_n": (1,), "c_n": (2,), "all": (0, 1, 2)}
-
-
-def check_backward(
-    arguments: Arguments, parts: tuple[int, ...] = (0, 1, 2), layout=None, **options: object
-) -> None:
-    """The hand-derived gradients are those of autograd where only some results have one."""
-    arguments = cast(arguments, torch.float64)
-    leaves = {name: value for name, value in arguments.items() if value is not None}
-    results = run(arguments, **options)
-    grads = [grad if k in parts else None for k, grad in enumerate(incoming_for(results))]
-    exact = torch.autograd.grad(
-        [results[k] for k in parts],
-        tuple(leaves.values()),
-        [grads[k] for k in parts],
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    if layout is not None:
-        grads = [layout(grad) for grad in grads]
-        arguments = {name: layout(value.detach()) for name, value in arguments.items()}
-    found = reference.conv_lstm_backward(*grads, *positional(arguments), **options)._asdict()
-    for (name, leaf), grad in zip(leaves.items(), exact, strict=True):
-        assert found[name].shape == leaf.shape, name
-        assert_close(found[name], grad, name)
-    assert {name for name, grad in found.items() if grad is not None} == set(leaves)
-
-
 def test_masked_hidden_state() -> None:
     """What is masked is H_{t-1} before its convolution, at every step, and nothing else."""
     arguments = drawn()
@@ -306,78 +182,6 @@ def test_masked_hidden_state() -> None:
         assert_close(output[t], expected[0])
     assert_close(h_n, state["h_0"])
     assert_close(c_n, state["c_0"])
-    check_backward(arguments, hidden_mask=mask)
-
-
-@every_geometry
-@every_output_peephole
-def test_backward_by_hand_over_input_geometry(geometry: Geometry, output_peephole: str) -> None:
-    """Gradients of frames and input kernel for every padding, stride and dilation."""
-    check_backward(drawn(geometry), output_peephole=output_peephole, **geometry.options())
-
-
-@every_peephole
-@every_output_peephole
-@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-@pytest.mark.parametrize("optional", [True, False], ids=["states_and_bias", "bare"])
-@pytest.mark.parametrize("slope", [0.0, 0.4], ids=["logistic", "hard"])
-def test_backward_by_hand_over_equations(
-    peephole: str | None,
-    output_peephole: str,
-    parts: tuple[int, ...],
-    optional: bool,
-    slope: float,
-) -> None:
-    """Every kind of peephole, each incoming gradient alone and all; None for what is not there."""
-    arguments = drawn(SAME, peephole, states=optional, bias=optional, recurrent_kernel=(3, 5))
-    check_backward(arguments, parts, output_peephole=output_peephole, hard_sigmoid_slope=slope)
-
-
-def test_backward_by_hand_of_any_strides() -> None:
-    """Neither arguments nor incoming gradients need to be contiguous."""
-    check_backward(drawn(), layout=strewn)
-    check_backward(drawn(GEOMETRIES["stride"]), layout=strewn, padding=1, stride=2)
-
-
-@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
-@pytest.mark.parametrize("c_0", ["single", "half"])
-def test_backward_by_hand_of_half_types(dtype: torch.dtype, c_0: str) -> None:
-    """Gradients have the dtypes of the arguments, and at most twice the error of autograd's."""
-    rounded = cast(cast(drawn(), dtype), torch.float64)
-    halves = cast(rounded, dtype, c_0=torch.float32 if c_0 == "single" else None)
-    results = run(halves)
-    incoming = incoming_for(results)
-    usual = torch.autograd.grad(results, tuple(halves.values()), incoming)
-    exact = torch.autograd.grad(
-        run(rounded), tuple(rounded.values()), [grad.double() for grad in incoming]
-    )
-    found = reference.conv_lstm_backward(*incoming, *positional(halves))
-    for name, one, plain, other in zip(NAMES, found, usual, exact, strict=True):
-        assert one.dtype == halves[name].dtype, name
-        assert (one.double() - other).norm() <= 2 * (plain.double() - other).norm(), name
-
-
-@every_peephole
-@every_output_peephole
-@pytest.mark.parametrize(
-    "check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck], ids=["first", "second"]
-)
-def test_derivatives_are_those_of_finite_differences(
-    peephole: str | None, output_peephole: str, check
-) -> None:
-    """First and second derivative of every argument, numerically."""
-    small = (2, 2)
-    arguments = drawn(Geometry((1, 2), (0, 0), small), peephole, recurrent_kernel=(1, 3))
-    arguments["x"] = arguments["x"][:2, :1, :, :2, :2]
-    arguments["h_0"], arguments["c_0"] = arguments["h_0"][:1], arguments["c_0"][:1]
-    leaves = cast(arguments, torch.float64)
-    names = [name for name, value in leaves.items() if value is not None]
-
-    def function(*values: Tensor) -> tuple[Tensor, ...]:
-        return run({**leaves, **dict(zip(names, values, strict=True))}, **options)
-
-    options = {"output_peephole": output_peephole}
-    assert check(function, tuple(leaves[name] for name in names))
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
@@ -420,69 +224,3 @@ def test_autocast() -> None:
     for one, other in zip((*found, *untouched), (*expected, *double), strict=True):
         assert torch.equal(one, other)
         assert one.dtype == other.dtype
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_padding_same_is_that_of_conv2d() -> None:
-    """Even kernels too: the odd row or column of zeros lies below and right."""
-    torch.manual_seed(0)
-    for kernel, dilation in itertools.product(((3, 5), (2, 4), (4, 3)), (1, 2, (3, 1))):
-        x = torch.randn(2, 1, 2, 7, 6, dtype=torch.float64)
-        weight = torch.randn(4, 2, *kernel, dtype=torch.float64)
-        convolution = InputConvolution.of(kernel, "same", dilation=dilation)
-        expected = F.conv2d(x.flatten(0, 1), weight, padding="same", dilation=dilation)
-        found = reference.input_gates(x, weight, None, convolution)
-        assert_close(found.flatten(0, 1), expected)
-
-
-def test_sizes_are_those_of_conv2d() -> None:
-    """output_size is the size conv2d gives, and an error where conv2d has one."""
-    kernels = ((1, 1), (2, 3), (3, 2), (4, 1))
-    paddings = ("same", "valid", 0, 1, (0, 2), (3, 1))
-    strides, dilations = (1, 2, (1, 3)), (1, (2, 1), 3)
-    frames = ((7, 5), (2, 9), (1, 1))
-    refused = 0
-    for kernel, padding, stride, dilation in itertools.product(
-        kernels, paddings, strides, dilations
-    ):
-        if padding == "same" and stride != 1:
-            continue
-        convolution = InputConvolution.of(kernel, padding, stride, dilation)
-        weight = torch.zeros(1, 1, *kernel)
-        for frame in frames:
-            try:
-                expected = F.conv2d(
-                    torch.zeros(1, 1, *frame), weight, None, stride, padding, dilation
-                ).shape[2:]
-            except RuntimeError:
-                refused += 1
-                with pytest.raises(ValueError, match=f"x: got frames of {frame[0]} x {frame[1]} "):
-                    convolution.output_size(*frame)
-            else:
-                assert convolution.output_size(*frame) == expected
-    assert refused > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"padding": "full"}, ValueError, 'padding: got \'full\', expected "same", "valid" or'),
-        ({"padding": "same", "stride": 2}, ValueError, r'padding: got "same" with stride \(2, 2\)'),
-        ({"padding": -1}, ValueError, "padding: got -1, expected at least 0"),
-        ({"padding": (1, 2, 3)}, ValueError, r"padding: got \(1, 2, 3\), expected one whole"),
-        ({"padding": 1.5}, TypeError, "padding: got 1.5, expected a whole number"),
-        ({"padding": (1, 2.0)}, TypeError, "padding: got 2.0, expected a whole number"),
-        ({"padding": True}, TypeError, "padding: got True, expected a whole number"),
-        ({"padding": None}, TypeError, "padding: got None, expected a whole number"),
-        ({"stride": 0}, ValueError, "stride: got 0, expected at least 1"),
-        ({"stride": "2"}, TypeError, "stride: got '2', expected a whole number"),
-        ({"stride": (1,)}, ValueError, r"stride: got \(1,\), expected one whole number or two"),
-        ({"dilation": (1, 0)}, ValueError, "dilation: got 0, expected at least 1"),
-        ({"dilation": 2.0}, TypeError, "dilation: got 2.0, expected a whole number"),
-    ],
-    ids=str,
-)
-def test_geometry_refuses(options: dict, error: type[Exception], message: str) -> None:
-    """The message names the argument, what came and what was expected."""
-    with pytest.raises(error, match=message):
-        InputConvolution.of((3, 3), **{"padding": "valid", **options})
