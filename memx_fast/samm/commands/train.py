@@ -176,7 +176,10 @@ def parser() -> argparse.ArgumentParser:
 def _add_method_options(group: Any) -> None:
     group.add_argument("--method", choices=list(METHODS), default="convlstm", help="what to train")
     group.add_argument(
-        "--weights", type=Path, metavar="FILE", help="pretrained ones of VGG-16, for elrcn"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="pretrained ones of VGG-16 as safetensors, for elrcn",
     )
     group.add_argument(
         "--set",
