@@ -311,9 +311,8 @@ def test_vgg_weights(tiny_vgg: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weights: .*short.safetensors is no whole safetensors"):
         vgg.load(tmp_path / "short.safetensors")
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    for name in ("other.pth", "other.safetensors"):
-        with pytest.raises(ValueError, match=f"weights: .*{name}"):
-            vgg.load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"weights: .*other.safetensors is no state dict of VGG"):
+        vgg.load(tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match=r"weights: .*none.pth does not exist"):
         vgg.load(tmp_path / "none.pth")
 
@@ -329,6 +328,10 @@ def test_elrcn(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("vgg-*.vgg"))) == 2  # one a clip
     assert torch.equal(method.features(frames.flip(0), apexes), features.flip(0))
     assert len(list(tmp_path.glob("vgg-*.vgg"))) == 2
+    torch.set_num_threads(2)  # may round differently, and does not take what one thread has kept
+    torch.testing.assert_close(method.features(frames, apexes), features, rtol=1e-4, atol=1e-5)
+    torch.set_num_threads(1)
+    assert len(list(tmp_path.glob("vgg-*.vgg"))) == 4
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = vgg.Vgg16().eval()

@@ -82,7 +82,7 @@ class Elrcn(NetworkMethod):
         """
         motion = flow.frame_to_frame(frames, self.machine.cache_dir)
         network = self._vgg().to(self.machine.device).eval()
-        facts = f"{_VERSION} {torch.__version__} {self.settings.side} {self._digest()}"
+        facts = f"{_VERSION} {self.settings.side} {self._digest()} {self._arithmetic()}"
         found = []
         with bar("VGG-16", len(motion), "clip", hidden=len(motion) < 2) as done:
             for clip in motion:
@@ -118,7 +118,12 @@ class Elrcn(NetworkMethod):
             sizes.append(f"Images of {settings.side} x {settings.side} pixels, not {PAPER_SIDE}.")
         if settings.units != PAPER_UNITS:
             sizes.append(f"An LSTM of {settings.units} units, not {PAPER_UNITS}.")
-        return (origin, *sizes, *self.deviations)
+        return (*self.caveats(), *sizes, *self.deviations)
+
+    def _arithmetic(self) -> str:
+        """All that may round differently: what one device has kept is not another's result."""
+        kind = torch.device(self.machine.device).type
+        return f"{torch.__version__} {kind} {torch.get_num_threads()}"
 
     def _digest(self) -> str:
         path = self.settings.weights
