@@ -126,8 +126,19 @@ class Elrcn(NetworkMethod):
         return f"{torch.__version__} {kind} {torch.get_num_threads()}"
 
     def _digest(self) -> str:
-        path = self.settings.weights
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+        """Of the weights; empty without any.
+
+        Raises:
+            FileNotFoundError: they are not there.
+        """
+        if not self.settings.weights:
+            return ""
+        path = Path(self.settings.weights)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weights: got {path}, which is no file, expected one of VGG-16"
+            )
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @torch.no_grad()
     def _of_clip(self, network: nn.Module, motion: Tensor) -> npt.NDArray[np.float32]:
