@@ -105,14 +105,15 @@ class Elrcn(NetworkMethod):
         """With the digest of the weights, so that other weights are another run."""
         return {**super().identity(), "weights_sha256": self._digest()}
 
+    def caveats(self) -> tuple[str, ...]:
+        """Where VGG's weights come from."""
+        if self.settings.weights:
+            return (f"Weights of VGG-16: {Path(self.settings.weights).name}.",)
+        return ("No pretrained weights: VGG-16 is random, as He et al. (2015) have it.",)
+
     def notes(self) -> tuple[str, ...]:
-        """With where the weights come from, and what is smaller than in the paper."""
+        """With what is smaller than in the paper."""
         settings = self.settings
-        origin = (
-            f"Weights of VGG-16: {Path(settings.weights).name}."
-            if settings.weights
-            else "No pretrained weights: VGG-16 is random, as He et al. (2015) have it."
-        )
         sizes = []
         if settings.side != PAPER_SIDE:
             sizes.append(f"Images of {settings.side} x {settings.side} pixels, not {PAPER_SIDE}.")
