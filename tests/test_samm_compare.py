@@ -137,9 +137,13 @@ def test_torchrun_shares_folds(compared: Path, cache_dir: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_torchrun_shares_batches(compared: Path, cache_dir: Path, tmp_path: Path) -> None:
-    """With --ddp both processes do every fold together: what has no batches stays the same."""
-    out = tmp_path / "ddp"
-    torchrun(words(cache_dir, out, "--methods", "convlstm", "lbp-top", "--ddp"))
+    """With --ddp both processes do every fold together: what has no batches stays the same, and
+    the same command gives the same bytes.
+    """
+    out, again = tmp_path / "ddp", tmp_path / "again"
+    for folder in (out, again):
+        torchrun(words(cache_dir, folder, "--methods", "convlstm", "lbp-top", "--ddp"))
+    assert contents(again) == contents(out)
     alone, together = (
         {entry["name"]: entry for entry in facts["tasks"][0]["entries"]}
         for facts in (json.loads((place / "report.json").read_text()) for place in (compared, out))
