@@ -1,10 +1,8 @@
 """``train-samm compare``: one report of many methods, however many processes compute it."""
 
 import csv
-import html.parser
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 from memx_fast import train_samm
-from memx_fast.samm import bootstrap, cache, checkpoints, comparison_page, workers
+from memx_fast.samm import bootstrap, cache, checkpoints, folds, workers
 from memx_fast.samm.commands import compare, shared
 from memx_fast.samm.comparison import Job, carry_out, entries
 from memx_fast.samm.methods import METHODS
@@ -79,6 +77,7 @@ def test_figures_are_those_of_the_predictions(compared: Path) -> None:
     assert float(rows["majority"]["accuracy"]) == pytest.approx(92 / 133, abs=1e-6)
     assert task["entries"][0]["parameters"] == 38144 + 32 * 81 * 48 + 48 + 48 * 3 + 3
     assert len(facts["defects"]) == 2
+    assert facts["caveats"] == []
     assert '"seconds"' not in (compared / "report.json").read_text()
 
 
@@ -95,50 +94,6 @@ def test_cards_say_data_and_scores(compared: Path) -> None:
             right = [np.argmax(line["probabilities"]) == line["label"] for line in tested]
             assert card.test["clips"] == len(tested)
             assert card.test["accuracy"] == pytest.approx(np.mean(right))
-
-
-def test_page_has_the_papers_tables(compared: Path) -> None:
-    """Tables with the paper's figures, majority line, notes; nothing is fetched from elsewhere."""
-    page = (compared / "report.html").read_text()
-
-    class Checker(html.parser.HTMLParser):
-        open_tags: list[str]
-        text: list[str]
-
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            assert tag not in ("script", "link", "img", "iframe")
-            assert not {"src", "href"} & {name for name, _ in attrs}
-            if tag != "meta":
-                self.open_tags.append(tag)
-
-        def handle_endtag(self, tag: str) -> None:
-            assert self.open_tags.pop() == tag
-
-        def handle_data(self, data: str) -> None:
-            self.text.append(data)
-
-    checker = Checker()
-    checker.open_tags, checker.text = [], []
-    checker.feed(page)
-    assert not checker.open_tags
-    text = " ".join(" ".join(checker.text).split())
-    for part in (
-        "Table 1: methods, percent",
-        "78.33 78.92",
-        "Bi-WOOF (not run) 58.30 39.70",
-        "68.18 54.23",
-        "majority class 33.33",
-        "Table 4: confusion of shallow ConvLSTM",
-        "86 + 68 + 104",
-        "nothing about people",
-        "LBP-TOP + SVM",
-        "[21] of the paper",
-        "apex outside",
-        "Learning curves",
-    ):
-        assert part in text, part
-    # Two folds of two networks, each with a chart of losses and one of recall.
-    assert page.count("<svg") == 2 * 2 * 2
 
 
 def test_composite_study(cache_dir: Path, tmp_path: Path) -> None:
@@ -159,41 +114,6 @@ def test_composite_study(cache_dir: Path, tmp_path: Path) -> None:
     assert "one subject left out" in page
     assert "paper: accuracy" not in page
     assert "Table" not in page
-
-
-def test_text_is_escaped() -> None:
-    """What comes from a user's files cannot become markup."""
-    assert comparison_page.element("p", "<b>&", title='"') == (
-        '<p title="&quot;">&lt;b&gt;&amp;</p>'
-    )
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
-@pytest.mark.parametrize("width", [500, 1280])
-def test_page_fits_a_browser(compared: Path, tmp_path: Path, width: int) -> None:
-    """In a real browser the page is not wider than the window; only tables scroll by themselves."""
-    assert CHROMIUM is not None
-    measure = (
-        "<script>document.querySelectorAll('details').forEach(d => d.open = true);"
-        "document.title = document.documentElement.scrollWidth + ' of ' + innerWidth;</script>"
-    )
-    page = tmp_path / "page.html"
-    text = (compared / "report.html").read_text()
-    page.write_text(text.replace("</body>", f"{measure}</body>"))
-    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900")
-    shown = subprocess.run(
-        [CHROMIUM, *options, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
-    found = re.search(r"<title>(\d+) of (\d+)</title>", shown)
-    assert found is not None
-    assert int(found[1]) <= int(found[2]) == width
 
 
 def test_same_bytes_from_one_process(compared: Path, cache_dir: Path, tmp_path: Path) -> None:
@@ -217,9 +137,13 @@ def test_torchrun_shares_folds(compared: Path, cache_dir: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_torchrun_shares_batches(compared: Path, cache_dir: Path, tmp_path: Path) -> None:
-    """With --ddp both processes do every fold together: what has no batches stays the same."""
-    out = tmp_path / "ddp"
-    torchrun(words(cache_dir, out, "--methods", "convlstm", "lbp-top", "--ddp"))
+    """With --ddp both processes do every fold together: what has no batches stays the same, and
+    the same command gives the same bytes.
+    """
+    out, again = tmp_path / "ddp", tmp_path / "again"
+    for folder in (out, again):
+        torchrun(words(cache_dir, folder, "--methods", "convlstm", "lbp-top", "--ddp"))
+    assert contents(again) == contents(out)
     alone, together = (
         {entry["name"]: entry for entry in facts["tasks"][0]["entries"]}
         for facts in (json.loads((place / "report.json").read_text()) for place in (compared, out))
@@ -293,6 +217,30 @@ def test_wrong_options_are_named(
     assert train_samm.main(words(cache_dir, out, *options)) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_as_many_processes_as_there_are_cores_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that this process may use, however many there are; or as many as are asked for."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 4, 5}, raising=False)
+    for options, count in (([], 3), (["--workers", "8"], 8)):
+        assert compare._processes(compare.parser().parse_args(options)) == count
+
+
+def test_paper_like_says_so_everywhere(
+    cache_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the screen, on the page, in JSON, in every line of the CSV; more clips than there are."""
+    out = tmp_path / "inflated"
+    options = ("--protocol", "paper-like", "--methods", "lbp-top")
+    assert train_samm.main(words(cache_dir, out, *options)) == 0
+    (sentence,) = folds.caveats("paper-like")
+    assert sentence in capsys.readouterr().out
+    assert f'<p class="caveat">{sentence}</p>' in (out / "report.html").read_text()
+    facts = json.loads((out / "report.json").read_text())
+    assert facts["caveats"] == [sentence]
+    assert facts["tasks"][0]["entries"][0]["scores"]["clips"] > 133
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert [row["protocol"] for row in rows] == ["paper-like"] * 2
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -376,6 +324,37 @@ def test_failing_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         workers.spread(_double, [4], 1)
     assert not (tmp_path / "5.done").exists()
     workers.spread(_double, [], 2)
+
+
+FAULTS = """
+import resource
+import sys
+import torch
+from memx_fast.samm import workers
+
+def faults_of_a_step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(16_000_000) for _ in range(4)]  # 64 MB each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "kept":
+    workers.compute_alone()
+first, *_, last = (faults_of_a_step() for _ in range(8))
+print(first, last)
+"""
+
+
+def test_memory_is_used_again() -> None:
+    """What some steps of training have freed, later ones take: no page is cleared for them."""
+    faults = {}
+    for kind in ("usual", "kept"):
+        shown = subprocess.run(
+            [sys.executable, "-c", FAULTS, kind], capture_output=True, text=True, check=True
+        ).stdout
+        faults[kind] = tuple(map(int, shown.split()))
+    first, last = faults["kept"]
+    assert last < first / 20, faults
+    assert last < faults["usual"][1] / 20, faults
 
 
 def test_intervals_are_those_of_drawn_people() -> None:

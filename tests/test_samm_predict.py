@@ -540,6 +540,7 @@ def test_far_gap_is_refused(
         (("--face-box", "100,10,90,20"), "face_box: got 100,10,90,20, expected"),
         (("--face-box", "10,10,0,20"), "face_box: got 10,10,0,20"),
         (("--fps", 0), "fps: got 0.0"),
+        (("--picture", "answer.jpg"), "picture: got answer.jpg, expected NAME.png"),
         (("--device", "cuda:99"), "device: got cuda:99"),
         (("--weights", "vgg.safetensors"), "weights: convlstm has no such setting"),
     ],
@@ -598,12 +599,14 @@ def test_checkpoints_that_do_not_fit(
 def test_checkpoint_that_is_damaged(
     tmp_path: Path, clip: Path, checkpoint: Path, complaint: Any
 ) -> None:
-    """Half of a file, and none at all."""
+    """Half of a file, none at all, and the folder around it."""
     path = edited(checkpoint, tmp_path)
     path.write_bytes(path.read_bytes()[:100])
     assert "copy both files again" in complaint("--checkpoint", path, "--video", clip)
     card_path(path).unlink()
     assert "a checkpoint is two files" in complaint("--checkpoint", path, "--video", clip)
+    message = complaint("--checkpoint", tmp_path, "--video", clip)
+    assert f"checkpoint: got {tmp_path}, expected NAME.safetensors" in message
 
 
 def test_weights_of_vgg_have_to_be_there(
@@ -615,7 +618,7 @@ def test_weights_of_vgg_have_to_be_there(
     settings = {**card["settings"], "weights": str(tmp_path / "vgg"), "weights_sha256": "0"}
     path = edited(path, tmp_path, settings=settings)
     message = complaint("--checkpoint", path, "--video", clip)
-    assert f"needs the file {tmp_path / 'vgg'}, which does not exist" in message
+    assert f"weights: got {tmp_path / 'vgg'}, which is no file" in message
     assert "--weights" in message
     other = tmp_path / "other"
     other.write_bytes(b"other weights")

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import pytest
 
 from memx_fast import train_samm
 from memx_fast.files import replacing
-from memx_fast.samm import checkpoints, report, runs
+from memx_fast.samm import checkpoints, folds, markup, plots, report, runs
 from memx_fast.samm.folds import Fold
 from memx_fast.samm.formats import FORMATS
 from memx_fast.samm.labels import TASKS
@@ -106,6 +108,26 @@ def test_from_data_to_report(
     assert tables.strip() in capsys.readouterr().out
 
 
+def test_histograms_from_data_to_report(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A method without epochs: C in the table, no curves; a finished run says the same again."""
+    out = tmp_path / "run"
+    options = ("--method", "lbp-top", "--size", "24", "--frames", "9", "--out", out)
+    options = (*options, "--cache-dir", cache, "--frame-size", "120x96", "--no-crop")
+    words = [*map(str, options), "--folds", "2"]
+    assert train_samm.main(words) == 0
+    screen = capsys.readouterr().out
+    assert "LBP-TOP + SVM\n" in screen  # planes have no size before they are learnt
+    assert "   C " in screen
+    files = contents(out)
+    assert "curves.png" not in files
+    # A plane of 1,200 numbers and its distance for each class.
+    assert json.loads(files["report.json"])["parameters"] == {"weights": 3600, "bias": 3}
+    assert train_samm.main(words) == 0
+    assert contents(out) == files
+
+
 def test_interrupted_run_goes_on(
     cache: Path,
     tmp_path: Path,
@@ -134,6 +156,58 @@ def test_interrupted_run_goes_on(
         without_times((tmp_path / name / "report.json").read_text()) for name in ("whole", "pieces")
     )
     assert one == other
+
+
+def test_paper_like_says_so_everywhere(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the screen, in text, JSON, card and both pictures; a clean run says nothing like it."""
+    drawn = []
+    write = plots._write
+    monkeypatch.setattr(
+        plots, "_write", lambda figure, path: (drawn.append(figure), write(figure, path))
+    )
+    out = tmp_path / "inflated"
+    assert train(cache, "--out", out, "--protocol", "paper-like", "--epochs", "1") == 0
+    files = contents(out)
+    sentence = folds.caveats("paper-like")[0]
+    assert capsys.readouterr().out.count(sentence) == 2  # before and after the work
+    assert files["report.txt"].decode().startswith(sentence)
+    assert json.loads(files["report.json"])["caveats"] == [sentence]
+    assert json.loads(files["fold-1.card.json"])["settings"]["kind"] == "paper-like"
+    assert [" ".join(figure.get_supxlabel().split()) for figure in drawn] == [sentence] * 2
+    assert train(cache, "--out", tmp_path / "clean", "--epochs", "1") == 0
+    assert "inflated" not in capsys.readouterr().out.replace(str(tmp_path), "")
+    assert [figure.get_supxlabel() for figure in drawn[2:]] == ["", ""]
+
+
+def test_a_single_epoch_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dot where there is no line yet, and epochs are counted in whole numbers."""
+    drawn = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    results = [
+        replace(
+            result,
+            outcome=replace(result.outcome, history=result.outcome.history[:1], best_epoch=1),
+        )
+        for result in two_folds().results
+    ]
+    short = Report(TASKS[3], two_folds().labels, results)
+    for found, marker in ((two_folds(), ""), (short, ".")):
+        plots.draw_curves(found, tmp_path / "unwritten.png")
+        figure = drawn.pop()
+        figure.draw_without_rendering()
+        curves = [
+            line
+            for axes in figure.axes
+            for line in axes.lines
+            if line.get_label() in ("training", "validation")
+        ]
+        assert [line.get_marker() for line in curves] == [marker] * 6
+        assert all(tick == int(tick) for axes in figure.axes for tick in axes.get_xticks())
+    chart = markup.line_chart("one", [("recall", [0.5])], 1.0)
+    (points,) = re.findall('points="(.*?)"', chart)
+    assert points == "4.0,45.0 4.0,45.0"
 
 
 def test_runs_get_folders_of_their_own(
@@ -222,6 +296,7 @@ def test_wrong_options_are_explained(
         (("--learning-rate", "inf"), "learning_rate: got inf"),
         (("--set", "magic=1"), "magic: convlstm has no such setting; its settings are: epochs"),
         (("--set", "epochs"), "set: got 'epochs', expected NAME=VALUE"),
+        (("--method", "elrcn", "--weights", tmp_path), "which is no file, expected one of VGG-16"),
         (("--out", cache / "built-in-120x96-motion-1" / MARKER / "run"), "Not a directory"),
     ):
         assert train(cache, "--out", tmp_path / "run", *options) == 1, options

@@ -87,6 +87,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], Card]:
         FileNotFoundError: one of the two files is missing.
         ValueError: one of them is damaged or is something else, or they do not belong together.
     """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"checkpoint: got {path}, expected NAME.safetensors")
     for needed in (path, card_path(path)):
         if not needed.is_file():
             raise FileNotFoundError(

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memx_fast.samm import workers
+from memx_fast.samm import folds, workers
 from memx_fast.samm.methods import METHODS, Machine, Method, Progress, create
 from memx_fast.samm.methods.by_network import NetworkMethod
 from memx_fast.samm.ranks import Ranks
@@ -261,7 +261,11 @@ class Comparison:
                 assert outcome is not None, f"{run.folder}: fold {number} is not done"
                 results.append(FoldResult(fold, outcome))
             datasets = [clip.dataset for clip in study.clips]
-            found[entry.name] = Report(study.task, study.labels, results, datasets)
+            caveats = (
+                *folds.caveats(self.protocol.kind),
+                *self.method(classes, entry).caveats(),
+            )
+            found[entry.name] = Report(study.task, study.labels, results, datasets, caveats)
         return found
 
 
@@ -282,18 +286,18 @@ def carry_out(
         processes: how many to start, where ``torchrun`` has started none.
         done: told of every job that this process has done, or started others to do.
     """
-    folds = comparison.jobs()
-    features = comparison.preparations(folds, ranks.count if ranks.launched else processes)
+    trainings = comparison.jobs()
+    features = comparison.preparations(trainings, ranks.count if ranks.launched else processes)
     if not ranks.launched:
         workers.spread(comparison, features, processes, done)
-        workers.spread(comparison, folds, processes, done)
+        workers.spread(comparison, trainings, processes, done)
         return
     workers.compute_alone()
     _do_mine(comparison, features, ranks, done)
     if not comparison.machine.shards:
-        _do_mine(comparison, folds, ranks, done)
+        _do_mine(comparison, trainings, ranks, done)
         return
-    for job in folds:
+    for job in trainings:
         comparison(job)
         done(job)
         ranks.wait()

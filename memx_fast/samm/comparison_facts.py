@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from memx_fast.samm import composite
+from memx_fast.samm import composite, folds
 from memx_fast.samm.bootstrap import DRAWS, intervals
 from memx_fast.samm.comparison import Comparison, Entry
 from memx_fast.samm.labels import Integers
@@ -33,6 +33,7 @@ def facts(comparison: Comparison) -> dict[str, Any]:
         "drawn": comparison.source.drawn,
         "crop": comparison.crop,
         "protocol": asdict(comparison.protocol),
+        "caveats": list(folds.caveats(comparison.protocol.kind)),
         "bootstrap_draws": DRAWS,
         "versions": comparison.versions,
         "paper": PAPER,
@@ -46,13 +47,13 @@ def as_csv(found: Mapping[str, Any]) -> str:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     bounds = [f"{figure}_{bound}" for figure in FIGURES for bound in ("low", "high")]
-    writer.writerow(["classes", "entry", "clips", *FIGURES, *bounds])
+    writer.writerow(["classes", "protocol", "entry", "clips", *FIGURES, *bounds])
     for task in found["tasks"]:
         named = [entry for entry in task["entries"] if entry["name"] != "majority"]
         for entry in [*named, {"name": "majority", **task["majority"]}]:
             scores, limits = entry["scores"], entry["intervals"]
             writer.writerow(
-                [task["classes"], entry["name"], scores["clips"]]
+                [task["classes"], found["protocol"]["kind"], entry["name"], scores["clips"]]
                 + [f"{scores[figure]:.6f}" for figure in FIGURES]
                 + [f"{limits[figure][b]:.6f}" for figure in FIGURES for b in ("low", "high")]
             )
@@ -61,7 +62,7 @@ def as_csv(found: Mapping[str, Any]) -> str:
 
 def as_lines(found: Mapping[str, Any]) -> str:
     """The scores of :func:`facts` for the screen, percentages."""
-    tables = []
+    tables = found["caveats"][:]
     for task in found["tasks"]:
         lines = [
             f"{task['classes']} classes, {task['clips']} clips of {task['people']} subjects",
@@ -76,6 +77,7 @@ def as_lines(found: Mapping[str, Any]) -> str:
                 f"{100 * scores['weighted_f1']:13.2f}{100 * scores['accuracy']:10.2f}"
                 f"{100 * scores['uf1']:8.2f}"
             )
+        lines += [f"{entry['title']}: {said}" for entry in lines_of for said in entry["caveats"]]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -127,6 +129,7 @@ def _entry(comparison: Comparison, study: Study, entry: Entry, report: Report) -
         "ablates": entry.ablates,
         "parameters": sum(method.parameters().values()),
         "notes": list(method.notes()),
+        "caveats": list(method.caveats()),
         "settings": method.identity(),
         **_judged(study, report.results, report.predicted),
         "confusion": report.confusion.tolist(),

@@ -50,8 +50,7 @@ def _summary(facts: Facts) -> Markup:
         "strictness of a machine, is chosen on subjects that are neither learnt from nor judged",
         "loso": "one subject left out at a time; the epoch, or the strictness of a machine, is "
         "chosen on others that are not learnt from",
-        "paper-like": "paper-like: the epoch is chosen on the very clips that are judged, and "
-        "altered copies of them are judged too. These figures are inflated on purpose",
+        "paper-like": f"{protocol['count']} folds, without a subject in two of them",
     }[protocol["kind"]]
     drawn = (
         " These faces are drawn: what is recognised in them says that a method works, and nothing "
@@ -61,6 +60,7 @@ def _summary(facts: Facts) -> Markup:
     return joined(
         [
             element("p", f"{data} Protocol: {how}. Seed {protocol['seed']}."),
+            *(element("p", caveat, class_="caveat") for caveat in facts["caveats"]),
             element(
                 "p",
                 "UAR is the mean over classes of the share recognised, UF1 the mean of their F1; "
@@ -104,8 +104,10 @@ def _scores(task: Facts, entries: Sequence[Facts]) -> Markup:
     for entry in entries:
         line = printed.get(entry["name"])
         title: object = entry["title"]
-        if line and line["note"]:
-            remarks.append(f"{entry['title']}: {line['note']}.")
+        said = [f"As printed: {line['note']}."] if line and line["note"] else []
+        said += [f"Ours: {caveat}" for caveat in entry["caveats"]]
+        if said:
+            remarks.append(f"{entry['title']}. {' '.join(said)}")
             title = joined([entry["title"], element("sup", len(remarks))])
         rows.append([title, *_printed(task, line), *_figures(entry)])
     rows.append(["majority class", *_printed(task, None), *_figures(task["majority"])])
@@ -320,9 +322,14 @@ body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink); backg
 h1 { font-size: 1.6rem; line-height: 1.2; }
 h2 { margin-top: 2.5rem; border-top: 2px solid var(--ink); padding-top: .75rem; }
 p, li { max-width: 46rem; }
-.wide { overflow-x: auto; margin: 1rem 0; }
+.table { margin: 1rem 0; }
+.table figcaption { font-size: .875rem; font-weight: 600; color: inherit; max-width: 46rem;
+  padding-bottom: .4rem; }
+/* The shadow at the right edge is covered by white that scrolls along once the end is there. */
+.wide { overflow-x: auto;
+  background: linear-gradient(to left, #fff 1rem, #fff0) right / 2rem 100% no-repeat local,
+    linear-gradient(to left, #0004, #0000) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; max-width: 46rem; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: baseline; }
 thead th { vertical-align: bottom; font-weight: 600; min-width: 4.2rem; }
@@ -330,15 +337,16 @@ th[scope=row], thead th:first-child { text-align: left; font-weight: 500; min-wi
   position: sticky; left: 0; background: #fff; }
 td.dark { color: #fff; }
 small { color: var(--quiet); white-space: nowrap; }
+.caveat { font-weight: 600; color: #b91c1c; }
 .remarks { font-size: .875rem; color: var(--quiet); margin-top: 0; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; padding: .4rem 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem; }
 figure { margin: 0; }
-figcaption { font-size: .8rem; color: var(--quiet); }
+.charts figcaption { font-size: .8rem; color: var(--quiet); }
 svg { display: block; width: 100%; margin-bottom: .3rem; }
 .frame { fill: #f9fafb; stroke: var(--rule); }
-polyline { fill: none; stroke-width: 1.5; }
+polyline { fill: none; stroke-width: 1.5; stroke-linecap: round; }
 .training { stroke: #1d4ed8; } .validation { stroke: #c2410c; } .recall { stroke: #047857; }
 .mark { stroke: #6b7280; stroke-dasharray: 2 2; } .level { stroke: #111827; stroke-dasharray: 5 3; }
 .key { font-weight: 600; }

@@ -25,6 +25,14 @@ PROTOCOLS = ("folds", "loso", "paper-like")
   altered as for training, make the test clips of a fold as balanced as they can be.
 """
 
+_CAVEATS = {
+    "paper-like": (
+        "paper-like protocol: the epoch, or the C of a machine, is chosen on the very clips that "
+        "are judged, and altered copies of them are judged too. These figures are inflated on "
+        "purpose.",
+    )
+}
+
 _ATTEMPTS = 30
 _INNER = 5
 
@@ -91,6 +99,11 @@ def split(
         validation = rest[inner[number % len(inner)]]
         folds.append(Fold(np.setdiff1d(rest, validation), validation, test))
     return folds
+
+
+def caveats(protocol: str) -> tuple[str, ...]:
+    """What has to stand beside every figure that a protocol gives; nothing for a clean one."""
+    return _CAVEATS.get(protocol, ())
 
 
 def _copies(labels: Integers, clips: Integers) -> Integers:

@@ -30,16 +30,20 @@ def joined(parts: Iterable[object]) -> Markup:
 def table(caption: object, header: Sequence[object], rows: Iterable[Sequence[object]]) -> Markup:
     """A table that scrolls by itself where it is too wide; the first column names the rows.
 
-    A cell that is an element ``td`` or ``th`` already is taken as it is.
+    Its caption stands above what scrolls: a ``caption`` would be as wide as the table. A cell that
+    is an element ``td`` or ``th`` already is taken as it is.
     """
     head = element("tr", *(element("th", cell, scope="col") for cell in header))
     body = (
         element("tr", element("th", first, scope="row"), *map(_cell, rest)) for first, *rest in rows
     )
-    whole = element(
-        "table", element("caption", caption), element("thead", head), element("tbody", *body)
+    whole = element("table", element("thead", head), element("tbody", *body))
+    return element(
+        "figure",
+        element("figcaption", caption),
+        element("div", whole, class_="wide", tabindex=0),
+        class_="table",
     )
-    return element("div", whole, class_="wide", tabindex=0)
 
 
 def _cell(content: object) -> Markup:
@@ -48,12 +52,16 @@ def _cell(content: object) -> Markup:
     return element("td", content)
 
 
+_WHITE_ABOVE = 0.8
+"""White letters are easier to read than dark ones on what is darker than this."""
+
+
 def shaded(content: object, share: float) -> Markup:
     """A cell as dark as a share from 0 to 1."""
     return element(
         "td",
         content,
-        class_="dark" if share > 0.55 else None,
+        class_="dark" if share > _WHITE_ABOVE else None,
         style=f"background:rgba(29,78,216,{share:.3f})",
     )
 
@@ -92,10 +100,12 @@ def line_chart(
     if mark:
         shapes.append(_line(across(mark), 0, across(mark), _HEIGHT, "mark"))
     for kind, values in lines:
-        points = " ".join(
+        points = [
             f"{across(number):.1f},{up(value):.1f}" for number, value in enumerate(values, start=1)
-        )
-        shapes.append(element("polyline", points=points, class_=kind))
+        ]
+        # A line from a point to itself shows as a dot, a point alone not at all.
+        points += points if len(points) == 1 else []
+        shapes.append(element("polyline", points=" ".join(points), class_=kind))
     return element(
         "svg", *shapes, viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", role="img", aria_label=label
     )

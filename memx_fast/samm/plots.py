@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from memx_fast.files import replacing
 from memx_fast.samm.report import FoldResult, Report
+from memx_fast.samm.training import Epoch
 
 _DOTS_AN_INCH = 150
+_LETTERS_AN_INCH = 18  # of 7 points
 
 
 def draw_confusion(report: Report, path: Path) -> None:
@@ -41,6 +46,7 @@ def draw_confusion(report: Report, path: Path) -> None:
         f"{100 * report.majority.uar:.1f} %)",
         fontsize="medium",
     )
+    _add_caveats(figure, report)
     _write(figure, path)
 
 
@@ -59,14 +65,26 @@ def draw_curves(report: Report, path: Path) -> None:
     recalls[0].set_ylabel("UAR")
     losses[0].legend(fontsize="small")
     recalls[0].legend(fontsize="small")
+    _add_caveats(figure, report)
     _write(figure, path)
+
+
+def _add_caveats(figure: Figure, report: Report) -> None:
+    """What has to stand beside every figure, in small letters at the foot."""
+    if report.caveats:
+        width = int(figure.get_figwidth() * _LETTERS_AN_INCH)
+        lines = [line for caveat in report.caveats for line in textwrap.wrap(caveat, width)]
+        figure.supxlabel("\n".join(lines), fontsize=7)
 
 
 def _draw_losses(axes: Axes, result: FoldResult) -> None:
     history = result.outcome.history
     numbers = [epoch.number for epoch in history]
-    axes.plot(numbers, [epoch.training_loss for epoch in history], label="training")
-    axes.plot(numbers, [epoch.validation_loss for epoch in history], label="validation")
+    for name, losses in (
+        ("training", [epoch.training_loss for epoch in history]),
+        ("validation", [epoch.validation_loss for epoch in history]),
+    ):
+        axes.plot(numbers, losses, marker=_marker(history), label=name)
     axes.axvline(result.outcome.best_epoch, color="grey", linestyle=":", label="weights kept")
 
 
@@ -74,10 +92,16 @@ def _draw_recall(axes: Axes, result: FoldResult, chance: float) -> None:
     history = result.outcome.history
     numbers = [epoch.number for epoch in history]
     recalls = [epoch.validation_uar for epoch in history]
-    axes.plot(numbers, recalls, color="tab:orange", label="validation")
+    axes.plot(numbers, recalls, marker=_marker(history), color="tab:orange", label="validation")
     axes.axvline(result.outcome.best_epoch, color="grey", linestyle=":")
     axes.axhline(chance, color="black", linewidth=0.8, linestyle="--", label="majority class")
     axes.set_ylim(0, 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _marker(history: Sequence[Epoch]) -> str:
+    """A line through one point cannot be seen."""
+    return "." if len(history) == 1 else ""
 
 
 def _write(figure: Figure, path: Path) -> None:

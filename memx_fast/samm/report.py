@@ -113,6 +113,7 @@ class Report:
         labels: of all clips, (N,).
         results: one a fold.
         datasets: where each clip is from; by default SAMM.
+        caveats: what has to stand beside every figure, one sentence or a few each.
     """
 
     def __init__(
@@ -121,8 +122,10 @@ class Report:
         labels: Integers,
         results: Sequence[FoldResult],
         datasets: Sequence[str] = (),
+        caveats: Sequence[str] = (),
     ) -> None:
         self.task = task
+        self.caveats = list(caveats)
         self.labels = labels
         self.results = list(results)
         self.truth = labels[np.concatenate([result.fold.test for result in results])]
@@ -143,7 +146,8 @@ class Report:
 
     def text(self) -> str:
         """The tables for the screen, percentages."""
-        tables = [self._scores_table()]
+        tables = ["\n".join(self.caveats)] if self.caveats else []
+        tables.append(self._scores_table())
         if self.parts:
             tables.append(composite.text(self.parts))
         tables.append(self._confusion_table())
@@ -160,6 +164,7 @@ class Report:
             figures = [asdict(line) for line in PUBLISHED[len(self.task.classes)]]
             further["paper"] = {"source": PAPER, "figures": figures}
         return {
+            "caveats": self.caveats,
             "classes": list(self.task.classes),
             "pooled": asdict(self.pooled),
             "majority_class": asdict(self.majority),

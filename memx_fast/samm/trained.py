@@ -39,8 +39,8 @@ def restore(
         _refuse_difference(method, card)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"checkpoint: {path} needs the file {error.filename}, which does not exist; say where "
-            "it is now with --weights"
+            f"checkpoint: {path} needs a file that is not there ({error}); say where it is "
+            "now with --weights"
         ) from error
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -1,4 +1,8 @@
-"""VGG-16 to its second dense layer, as a fixed computer of features; weights are the user's."""
+"""VGG-16 to its second dense layer, as a fixed computer of features; weights are the user's.
+
+They are read from safetensors only. What torch.save writes, torchvision's own files among them, is
+a pickle, and those are not loaded, not even in part: the error says how to convert one.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,11 @@ _CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 5
 _GRID = 7
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
+_LAST_LAYER = "classifier.6."
+_CONVERSION = (
+    'python -c "import torch, safetensors.torch as s; '
+    "s.save_file(torch.load('vgg16.pth', weights_only=True), 'vgg16.safetensors')\""
+)
 
 
 def initialise(layer: nn.Conv2d | nn.Linear) -> None:
@@ -71,8 +80,7 @@ def load(path: Path) -> Vgg16:
     """VGG-16 with weights from a file.
 
     Args:
-        path: a state dict in the layout of torchvision's vgg16, as safetensors or as torch.save
-            writes it; of the latter only tensors are read, never other objects. The last layer
+        path: a state dict in the layout of torchvision's vgg16, as safetensors. The last layer
             (``classifier.6``) may be there or not.
 
     Raises:
@@ -82,22 +90,17 @@ def load(path: Path) -> Vgg16:
     if not path.is_file():
         raise FileNotFoundError(f"weights: {path} does not exist")
     try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        wanted = {name: value for name, value in state.items() if "classifier.6" not in name}
-        network = Vgg16()
-        network.load_state_dict(wanted)
-    except (
-        SafetensorError,
-        RuntimeError,
-        AttributeError,
-        EOFError,
-        ValueError,
-        TypeError,
-    ) as error:
+        state = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"weights: {path} is no whole safetensors file ({error}); a file of torch.save is "
+            f"converted by: {_CONVERSION}"
+        ) from error
+    network = Vgg16()
+    try:
+        network.load_state_dict(
+            {name: value for name, value in state.items() if not name.startswith(_LAST_LAYER)}
+        )
+    except RuntimeError as error:
         raise ValueError(f"weights: {path} is no state dict of VGG-16: {error}") from error
-    except Exception as error:  # unpickling fails in many ways
-        raise ValueError(f"weights: {path} cannot be read: {error}") from error
     return network

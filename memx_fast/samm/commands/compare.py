@@ -93,7 +93,7 @@ def _settings(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def _processes(options: argparse.Namespace) -> int:
     if options.workers is None:
-        return os.cpu_count() or 1
+        return len(os.sched_getaffinity(0))
     if options.workers < 1:
         raise ValueError(f"workers: got {options.workers}, expected at least 1")
     return int(options.workers)
@@ -175,7 +175,9 @@ def parser() -> argparse.ArgumentParser:
     running = parser.add_argument_group("running")
     shared.add_running_options(running)
     running.add_argument(
-        "--workers", type=int, help="processes, each with one thread; by default one a core"
+        "--workers",
+        type=int,
+        help="processes, each with one thread; by default one for each core they may use",
     )
     running.add_argument(
         "--ddp",

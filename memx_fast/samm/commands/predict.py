@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> int:
     written = {"picture": options.picture, "json": None if screen else options.json}
     inputs = [options.checkpoint, card_path(options.checkpoint), options.video]
     outputs.refuse_clashes(written, inputs, overwrite=options.overwrite)
+    if options.picture is not None and options.picture.suffix.lower() != ".png":
+        raise ValueError(f"picture: got {options.picture}, expected NAME.png: it is written as PNG")
     if options.fps is not None and not 0 < options.fps < float("inf"):
         raise ValueError(f"fps: got {options.fps}, expected frames a second")
     paths = {} if options.weights is None else {"weights": str(options.weights)}

@@ -201,10 +201,10 @@ def count_classes(classes: int, labels: np.ndarray) -> str:
 
 
 def describe_parameters(method: Method) -> str:
-    """Number of learnt numbers, and of those of every part."""
+    """Number of learnt numbers, and of those of every part; empty before there are any."""
     parts: Mapping[str, int] = method.parameters()
     listing = ", ".join(f"{part} {count:,}" for part, count in parts.items())
-    return f"{sum(parts.values()):,} parameters" + (f": {listing}" if parts else "")
+    return f"{sum(parts.values()):,} parameters: {listing}" if parts else ""
 
 
 class Bar(Progress):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from memx_fast import backends
+from memx_fast.samm import folds
 from memx_fast.samm.checkpoints import Card
 from memx_fast.samm.commands import shared
-from memx_fast.samm.folds import PROTOCOLS
 from memx_fast.samm.labels import TASKS
 from memx_fast.samm.methods import METHODS, Machine, Method, create
 from memx_fast.samm.methods.by_network import NetworkMethod
@@ -50,8 +50,10 @@ def run(options: argparse.Namespace) -> int:
         outcome = place.outcome(number) or _train_fold(place, number, study, method, card)
         results.append(FoldResult(fold, outcome))
 
+    place.restore(1, method)  # of all folds: numbers of parameters are told by what was learnt
     datasets = [clip.dataset for clip in study.clips]
-    report = Report(study.task, study.labels, results, datasets)
+    caveats = (*folds.caveats(protocol.kind), *method.caveats())
+    report = Report(study.task, study.labels, results, datasets, caveats)
     facts = {
         "data": source.place,
         "settings": settings,
@@ -110,7 +112,7 @@ def _introduce(study: Study, method: Method, run: Run) -> None:
     people = len(set(study.subjects))
     counts = shared.count_classes(classes, study.labels)
     print(f"{len(study.labels)} clips of {people} subjects: {counts}")
-    print(f"{method.title}: {shared.describe_parameters(method)}")
+    print(": ".join(filter(None, (method.title, shared.describe_parameters(method)))))
     for note in method.notes():
         print(f"  {note}")
     engine = backends.resolve(method.machine.backend, torch.device(method.machine.device))
@@ -118,8 +120,8 @@ def _introduce(study: Study, method: Method, run: Run) -> None:
         f"seed {study.protocol.seed}; engine {engine} on {method.machine.device}; "
         f"results in {run.folder}"
     )
-    if study.protocol.kind == "paper-like":
-        print("paper-like: the epoch is chosen on the test clips, which include altered copies")
+    for caveat in folds.caveats(study.protocol.kind):
+        print(caveat)
     remaining = sum(run.outcome(number) is None for number in range(1, len(study.split) + 1))
     if not remaining or not isinstance(method, NetworkMethod):
         return
@@ -176,7 +178,10 @@ def parser() -> argparse.ArgumentParser:
 def _add_method_options(group: Any) -> None:
     group.add_argument("--method", choices=list(METHODS), default="convlstm", help="what to train")
     group.add_argument(
-        "--weights", type=Path, metavar="FILE", help="pretrained ones of VGG-16, for elrcn"
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="pretrained ones of VGG-16 as safetensors, for elrcn",
     )
     group.add_argument(
         "--set",
@@ -203,7 +208,7 @@ def _add_network_options(group: Any) -> None:
 def _add_training_options(group: Any) -> None:
     group.add_argument(
         "--protocol",
-        choices=PROTOCOLS,
+        choices=folds.PROTOCOLS,
         help="loso leaves one subject out at a time; paper-like decides on the test clips, and "
         "shows how much that adds (default: folds; of several data sets, loso)",
     )

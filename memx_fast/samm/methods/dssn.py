@@ -50,7 +50,6 @@ class Dssn(NetworkMethod):
     source = "[20] of the paper"
     needs_frames = "it needs flow of 227 x 227 pixels and its magnitude"
     deviations = (
-        "No ImageNet weights: the convolutions start as He et al. (2015) have it.",
         "Classes are made even by mirrored copies; batches of 16, not 60; clips are shuffled.",
     )
     Settings = Settings
@@ -77,12 +76,16 @@ class Dssn(NetworkMethod):
         """Mirrored with probability one half."""
         return mirrored(example) if random.random() < 0.5 else example
 
+    def caveats(self) -> tuple[str, ...]:
+        """Where its weights come from."""
+        return ("No ImageNet weights: the convolutions start as He et al. (2015) have it.",)
+
     def notes(self) -> tuple[str, ...]:
         """With the size, if it is not the paper's."""
         side = self.settings.side
         if side == PAPER_SIDE:
-            return self.deviations
-        return (*self.deviations, f"Input of {side} x {side} pixels, not {PAPER_SIDE}.")
+            return super().notes()
+        return (*super().notes(), f"Input of {side} x {side} pixels, not {PAPER_SIDE}.")
 
 
 class _Network(nn.Module):

@@ -82,7 +82,7 @@ class Elrcn(NetworkMethod):
         """
         motion = flow.frame_to_frame(frames, self.machine.cache_dir)
         network = self._vgg().to(self.machine.device).eval()
-        facts = f"{_VERSION} {torch.__version__} {self.settings.side} {self._digest()}"
+        facts = f"{_VERSION} {self.settings.side} {self._digest()} {self._arithmetic()}"
         found = []
         with bar("VGG-16", len(motion), "clip", hidden=len(motion) < 2) as done:
             for clip in motion:
@@ -105,24 +105,41 @@ class Elrcn(NetworkMethod):
         """With the digest of the weights, so that other weights are another run."""
         return {**super().identity(), "weights_sha256": self._digest()}
 
+    def caveats(self) -> tuple[str, ...]:
+        """Where VGG's weights come from."""
+        if self.settings.weights:
+            return (f"Weights of VGG-16: {Path(self.settings.weights).name}.",)
+        return ("No pretrained weights: VGG-16 is random, as He et al. (2015) have it.",)
+
     def notes(self) -> tuple[str, ...]:
-        """With where the weights come from, and what is smaller than in the paper."""
+        """With what is smaller than in the paper."""
         settings = self.settings
-        origin = (
-            f"Weights of VGG-16: {Path(settings.weights).name}."
-            if settings.weights
-            else "No pretrained weights: VGG-16 is random, as He et al. (2015) have it."
-        )
         sizes = []
         if settings.side != PAPER_SIDE:
             sizes.append(f"Images of {settings.side} x {settings.side} pixels, not {PAPER_SIDE}.")
         if settings.units != PAPER_UNITS:
             sizes.append(f"An LSTM of {settings.units} units, not {PAPER_UNITS}.")
-        return (origin, *sizes, *self.deviations)
+        return (*self.caveats(), *sizes, *self.deviations)
+
+    def _arithmetic(self) -> str:
+        """All that may round differently: what one device has kept is not another's result."""
+        kind = torch.device(self.machine.device).type
+        return f"{torch.__version__} {kind} {torch.get_num_threads()}"
 
     def _digest(self) -> str:
-        path = self.settings.weights
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+        """Of the weights; empty without any.
+
+        Raises:
+            FileNotFoundError: they are not there.
+        """
+        if not self.settings.weights:
+            return ""
+        path = Path(self.settings.weights)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"weights: got {path}, which is no file, expected one of VGG-16"
+            )
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @torch.no_grad()
     def _of_clip(self, network: nn.Module, motion: Tensor) -> npt.NDArray[np.float32]:

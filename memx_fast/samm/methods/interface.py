@@ -185,6 +185,10 @@ class Method(ABC):
         """All that decides what it does, as plain values."""
         return asdict(self.settings)
 
+    def caveats(self) -> tuple[str, ...]:
+        """Those of its notes that have to stand beside its figures in every table."""
+        return ()
+
     def notes(self) -> tuple[str, ...]:
         """What a reader of its results has to know: its deviations, and what the settings add."""
-        return self.deviations
+        return (*self.caveats(), *self.deviations)
