@@ -111,8 +111,8 @@ ACCURACY_CASES = (
     Case(4, 3, 5, 24, 12, 13, peephole="channel", ragged=True),
 )
 
-# What matrix registers meet: tiles of several parts, registers that are not full, weights for which a
-# tile is one part, kernel rows that end within a pair, in either convolution and in both.
+# What matrix registers meet: tiles of several parts, registers that are not full, weights for which
+# a tile is one part, kernel rows that end within a pair, in either convolution and in both.
 REGISTER_CASES = (
     Case(3, 2, 3, 24, 20, 71, peephole="spatial", output_peephole="current"),
     Case(2, 2, 16, 48, 10, 37, (5, 5), (5, 5), ragged=True),
