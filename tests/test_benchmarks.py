@@ -1,6 +1,7 @@
 """The benchmark suite measures what it says: checks, rounds, memory, results and report."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -288,7 +289,9 @@ def test_suite_from_measurement_to_files(tmp_path: Path) -> None:
     measured = tmp_path / "measured.json"
     suite = [sys.executable, "-m", "pytest", "benchmarks", "--quick", "-p", "no:cacheprovider"]
     chosen = ["-k", "streaming and forward and float32", f"--benchmark-json={measured}"]
-    run = subprocess.run(suite + chosen, cwd=ROOT, capture_output=True, text=True)
+    # pytest-benchmark measures nothing in a worker of pytest-xdist, which this process may be.
+    alone = {name: v for name, v in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    run = subprocess.run(suite + chosen, cwd=ROOT, env=alone, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "streaming, forward, float32" in run.stdout
     for one in json.loads(measured.read_text())["benchmarks"]:
