@@ -71,7 +71,7 @@ MUTANTS = {
     "a channel that does not exist is written": (
         *("float64", "elements.h"),
         "    if (two.count == 2) {\n      memory[offset + 1] = pair",
-        "    {\n      memory[offset + 1] = pair",
+        "    if (two.count > 0) {\n      memory[offset + 1] = pair",
     ),
     "a channel that does not exist is read": (
         *("float64", "elements.h"),
@@ -84,7 +84,7 @@ MUTANTS = {
     "a chunk's pixels are read from the place of another": (
         *("float64", "convolution.h"),
         "stage.image_slot = following(stage.image_slot, memory.images);",
-        "stage.image_slot = 0;",
+        "stage.image_slot = following(stage.image_slot, memory.images) * 0;",
     ),
     "pixels are not aligned": (
         *("float64", "convolution.h"),
