@@ -4,8 +4,11 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from memx_fast.samm.methods import METHODS
 from memx_fast.samm.metrics import score
 from memx_fast.samm.ranks import Ranks
 
+ROOT = Path(__file__).parents[1]
 OUTPUT = ("report.html", "report.json", "scores.csv")
 SMALL = (
     *("--frame-size", "120x96", "--no-crop", "--folds", "2", "--epochs", "2"),
@@ -355,6 +359,34 @@ def test_memory_is_used_again() -> None:
     first, last = faults["kept"]
     assert last < first / 20, faults
     assert last < faults["usual"][1] / 20, faults
+
+
+def _sleep(job: int) -> None:
+    Path(f"{job}.pid").write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_who_started_them(tmp_path: Path, number: signal.Signals) -> None:
+    """Also in the middle of a job, and when there was no time to end them."""
+    code = "from memx_fast.samm import workers; from tests import test_samm_compare as tests; "
+    code += "workers.spread(tests._sleep, [1, 2], 2)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    started = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    files = [tmp_path / f"{job}.pid" for job in (1, 2)]
+    assert _comes(lambda: all(file.is_file() and file.read_text() for file in files))
+    started.send_signal(number)
+    started.wait()
+    places = [Path("/proc") / file.read_text() for file in files]
+    assert _comes(lambda: not any(place.exists() for place in places))
+
+
+def _comes(happened: Callable[[], bool]) -> bool:
+    """Whether something happens within a minute."""
+    end = time.monotonic() + 60
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.1)
+    return happened()
 
 
 def test_intervals_are_those_of_drawn_people() -> None:

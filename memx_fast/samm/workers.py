@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -113,8 +115,18 @@ def _receive(connection: Connection, process: Any) -> None:
         raise RuntimeError(message) from RuntimeError(trace)
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it does, killed ones included."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _serve(connection: Connection, work: Callable[[Any], object]) -> None:
     """What a process does until nobody asks any more."""
+    # Somebody who is in the middle of a fold would not ask for hours.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches all processes; the first one ends the others, and that gently.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
