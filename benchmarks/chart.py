@@ -42,6 +42,9 @@ def draw(rows: Sequence[Row], file: Path | IO[bytes]) -> None:
             _draw_panel(panel, chosen, rivals)
             precision = "bfloat16 autocast" if dtype == "bfloat16" else dtype
             panel.set_title(f"{work}, {precision}", loc="left", fontsize=11, color=_INK)
+        # One scale for both: left to itself, it would be that of the panel drawn first.
+        highest = max((row.ratio or 0 for row in rows if row.work == work), default=0)
+        line[0].set_ylim(0, 1.12 * max(1, highest))
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
     title = "Time of the others, in times of memx_fast"
@@ -76,7 +79,5 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], rivals: Sequence[str]) -> None
     beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
     panel.annotate(" memx_fast", (1, 1), fontsize=8, va="center", color=_INK, **beside)
     panel.set_xticks(range(len(workloads)), workloads, fontsize=8)
-    panel.set_ylim(bottom=0)
-    panel.margins(y=0.12)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(axis="x", length=0)
