@@ -228,16 +228,19 @@ void backward_tile(const BackwardStep<S, O>& step,
   const BackwardScratch<O, V> scratch(arena, step, tile, largest);
   const bool to_input = parameters.input_weights != nullptr;
   const bool to_hidden = parameters.hidden_weights != nullptr;
-  const bool sees_frames = forward.gates == nullptr || to_input || to_hidden;
+  const bool to_weights = to_input || to_hidden;
+  const bool sees_frames = forward.gates == nullptr || to_weights;
   const Halos<O> halos =
       sees_frames ? gather_halos<S, O, V>(forward, tile, scratch.forward) : Halos<O>{};
   if constexpr (depth<O> > 1) {
-    start_gate_pairs<S, V>(forward, tile, scratch.gate_operands);
+    if (to_weights) {
+      start_gate_pairs<S, V>(forward, tile, scratch.gate_operands);
+    }
   }
   for_parts(tile, largest, [&](const Tile& part) {
     differentiate_part<S, O, V>(step, halos, parameters, tile, part, scratch);
     if constexpr (depth<O> > 1) {
-      if (to_input || to_hidden) {
+      if (to_weights) {
         pair_gates<S, V>(forward, tile, part, scratch.forward.gates, scratch.gate_operands);
       }
     }

@@ -2,8 +2,8 @@
 // run along the rows of the left registers.
 //
 // A tile's pixels are one long run, row after row, `row_pixels` from one row to the next: as many as
-// the widest halo image has columns, made even. What a tap of the kernel sees is the same run, moved; the gate
-// gradients are zero where the run leaves the tile.
+// the widest halo image has columns, made even. What a tap of the kernel sees is the same run, moved;
+// the gate gradients are zero where the run leaves the tile.
 #pragma once
 
 #include "matrix_tiles.h"
@@ -152,10 +152,10 @@ inline void clear_between_rows(int64_t count, const Tile& tile, const PixelRun& 
 // Calls body(first row, left registers as a constant) for all rows 0..`rows`: whole registers in twos,
 // and what is left over, each with the registers in shape for it.
 template <class Body>
-MEMX_INLINE void for_registers(int64_t rows, int64_t operands, const Body& body) {
+MEMX_INLINE void for_registers(int64_t rows, const Body& body) {
   const int64_t whole = rows / kRegisterRows * kRegisterRows;
   if (whole > 0) {
-    shape_registers(kRegisterRows, operands);
+    shape_registers(kRegisterRows, kRegisterOperands);
     int64_t row = 0;
     for (; row + 2 * kRegisterRows <= whole; row += 2 * kRegisterRows) {
       body(row, std::integral_constant<int, 2>{});
@@ -165,7 +165,7 @@ MEMX_INLINE void for_registers(int64_t rows, int64_t operands, const Body& body)
     }
   }
   if (whole < rows) {
-    shape_registers(rows - whole, operands);
+    shape_registers(rows - whole, kRegisterOperands);
     body(whole, std::integral_constant<int, 1>{});
   }
 }
@@ -181,7 +181,7 @@ inline void weight_gradient_registers(int64_t height, int64_t width, int64_t cha
                                       const Bfloat16Pair* right, float* gradient) {
   const int64_t channel_pitch = run.channel_pitch(height, width);
   const int64_t row_length = round_up(width * channels, kBlockRows);
-  for_registers(channels, kRegisterOperands, [&](int64_t channel, auto registers) {
+  for_registers(channels, [&](int64_t channel, auto registers) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       for (int64_t pixel = 0; pixel < run.pixels(); pixel += kRunPixels) {
         const int64_t left_over = run.pixels() - pixel;

@@ -117,16 +117,18 @@ MEMX_INLINE void multiply_registers(const Term* terms, int64_t count, const Plac
   }
 }
 
-// Terms of one shape for all pixels of a panel. The weights of a pass should stay in the first-level
-// cache while all pixels meet them.
+// Terms of one shape for all pixels of a panel, one a convolution. The weights of a pass should stay in
+// the first-level cache while all pixels meet them.
 struct Pass {
-  static constexpr int64_t kMostTerms = 4, kMostWeightBytes = 40 * 1024;
+  static constexpr int64_t kMostWeightBytes = 40 * 1024;
 
-  Term terms[kMostTerms];
+  Term terms[2];
   int64_t count = 0, weight_bytes = 0;
 
-  bool has_room(int64_t bytes) const {
-    return count == 0 || (count < kMostTerms && weight_bytes + bytes <= kMostWeightBytes);
+  // Runs of so many bytes that may still be added: one at least to an empty pass.
+  int64_t room(int64_t run_bytes) const {
+    const int64_t fitting = (kMostWeightBytes - weight_bytes) / run_bytes;
+    return count == 0 ? larger(1, fitting) : larger(0, fitting);
   }
   void add(const Term& term, int64_t bytes) {
     terms[count++] = term;
@@ -195,44 +197,40 @@ struct SeenBy {
   bool has_borders(const Tile& tile) const {
     return image.row_pitch != tile.columns * image.pixel_pitch;
   }
-  // Of kernel row ky, `steps` registers from an operand on.
-  Term term(int64_t panel, int64_t ky, int64_t operand, int64_t steps) const {
+  // Of so many kernel rows from ky on, `steps` registers from an operand on.
+  Term term(int64_t panel, int64_t ky, int64_t rows, int64_t operand, int64_t steps) const {
     const int64_t row_weights = convolution.row_operands() * kPanelWidth * depth<Bfloat16Pair>;
     const int64_t number = operand * depth<Bfloat16Pair>;
     return {{image.data + ky * image.row_pitch + number, image.row_pitch, image.pixel_pitch},
             convolution.weights + (panel * convolution.height + ky) * row_weights +
                 number * kPanelWidth,
-            1,
+            rows,
             steps,
             row_weights};
   }
 };
 
-// Adds the convolutions' terms for one panel, kernel row by kernel row: whole registers of all of
-// them, then what is left over.
+// Adds up to two convolutions for one panel: whole registers of their kernel rows, then what is left
+// over of them.
 inline void convolve_panel(const SeenBy* seen, int64_t count, int64_t panel, PanelSums sums) {
   Pass pass;
   for (const SeenBy* one = seen; one < seen + count; ++one) {
-    const int64_t bytes = one->whole() * kStepWeights * int64_t(sizeof(Bfloat16));
-    for (int64_t ky = 0; bytes > 0 && ky < one->convolution.height; ++ky) {
-      Term* const last = pass.count > 0 && ky > 0 ? &pass.terms[pass.count - 1] : nullptr;
-      if (last != nullptr && pass.weight_bytes + bytes <= Pass::kMostWeightBytes) {
-        ++last->runs;
-        pass.weight_bytes += bytes;
-        continue;
-      }
-      if (!pass.has_room(bytes)) {
+    const int64_t row_bytes = one->whole() * kStepWeights * int64_t(sizeof(Bfloat16));
+    for (int64_t ky = 0; row_bytes > 0 && ky < one->convolution.height;) {
+      if (pass.room(row_bytes) == 0) {
         multiply_pass(pass, kRegisterOperands, sums);
       }
-      pass.add(one->term(panel, ky, 0, one->whole()), bytes);
+      const int64_t room = pass.room(row_bytes), left_over = one->convolution.height - ky;
+      const int64_t rows = left_over < room ? left_over : room;
+      pass.add(one->term(panel, ky, rows, 0, one->whole()), rows * row_bytes);
+      ky += rows;
     }
   }
   multiply_pass(pass, kRegisterOperands, sums);
   for (const SeenBy* one = seen; one < seen + count; ++one) {
     if (one->rest() > 0) {
-      Term term = one->term(panel, 0, one->whole() * kRegisterOperands, 1);
-      term.runs = one->convolution.height;
-      pass.add(term, 0);
+      const int64_t first = one->whole() * kRegisterOperands;
+      pass.add(one->term(panel, 0, one->convolution.height, first, 1), 0);
       multiply_pass(pass, one->rest(), sums);
     }
   }

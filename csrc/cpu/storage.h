@@ -113,14 +113,6 @@ MEMX_INLINE Vec load_vector(const Bfloat16* in) {
   return __builtin_bit_cast(Vec, __builtin_convertvector(words, Bits) << 16);
 }
 
-// The upper halves are the bits of the nearest bfloat16 numbers.
-template <class Vec>
-MEMX_INLINE auto rounded_bits(Vec value) {
-  using Bits = typename Numbers<Vec>::bits;
-  const Bits bits = __builtin_bit_cast(Bits, value);
-  return value != value ? (bits | 0x400000u) : bits + 0x7fffu + ((bits >> 16) & 1u);
-}
-
 template <class Vec>
 MEMX_INLINE void store_vector(Vec value, Bfloat16* out) {
 #if defined(MEMX_BFLOAT16_PAIRS)
@@ -130,7 +122,11 @@ MEMX_INLINE void store_vector(Vec value, Bfloat16* out) {
     return;
   }
 #endif
-  const auto words = __builtin_convertvector(rounded_bits(value) >> 16, half_words_t<Vec>);
+  using Bits = typename Numbers<Vec>::bits;
+  const Bits bits = __builtin_bit_cast(Bits, value);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits chosen = value != value ? ((bits >> 16) | 0x40u) : rounded;
+  const auto words = __builtin_convertvector(chosen, half_words_t<Vec>);
   __builtin_memcpy(out, &words, sizeof(words));
 }
 
