@@ -50,7 +50,7 @@ bench: build/extension
 	$(PY) -m benchmarks.report build/benchmark.json
 
 # Modules that people import by name; those of samm come with it.
-DOCUMENTED = backends checkpoint_formats checkpoints compat functional info openstl reference reference_backward samm
+DOCUMENTED = backends checkpoint_formats checkpoints compat functional info memory openstl reference reference_backward samm
 docs: build/installed
 	$(PY) -m pdoc --docformat google -o build/docs memx_fast $(addprefix memx_fast.,$(DOCUMENTED))
 	@echo "open build/docs/index.html"

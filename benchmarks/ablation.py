@@ -66,7 +66,8 @@ def _variants_on_cpu() -> list[Variant]:
     found = [
         Variant(BEST),
         Variant("direct convolution, no Winograd", partial(_C.tune, winograd=False)),
-        Variant("small pages", partial(_C.tune, huge_pages=False)),
+        Variant("small pages", partial(_C.tune, huge_pages=False, keep_memory=False)),
+        Variant("memory not kept", partial(_C.tune, keep_memory=False)),
         Variant("gates of all steps kept", recompute=0.0, passes=("training",)),
         Variant("gates of no step kept", recompute=1.0, passes=("training",)),
     ]

@@ -33,6 +33,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/allocation.h"
 #include "cpu/engine.h"
 #include "cpu/kept_weights.h"
 #include "cpu/tuning.h"
@@ -74,11 +75,28 @@ PYBIND11_MODULE(_C, module) {
     info["hits"] = found.hits;
     return info;
   });
+  module.def("large_memory", [] {
+    const memx::LargeMemory found = memx::large_memory();
+    pybind11::dict info;
+    info["in_use"] = found.in_use;
+    info["kept"] = found.kept;
+    info["most"] = found.most;
+    info["made"] = found.made;
+    return info;
+  });
+  module.def("empty_cache", [] {
+    memx::release_kept_memory();
+    memx::kept_weights().clear();
+  });
   module.def("instruction_set", [] { return std::string(memx::engine().name); });
   module.def("select_instruction_set", &memx::select_engine, pybind11::arg("name"),
              "Use the kernels of one of the instruction sets this processor runs.");
   module.def(
-      "tune", [](bool winograd, bool huge_pages) { memx::tuning() = {winograd, huge_pages}; },
+      "tune",
+      [](bool winograd, bool huge_pages, bool keep_memory) {
+        memx::tuning() = {winograd, huge_pages, keep_memory};
+      },
       pybind11::kw_only(), pybind11::arg("winograd") = true, pybind11::arg("huge_pages") = true,
+      pybind11::arg("keep_memory") = true,
       "Switch optimisations on or off, to measure what they are worth.");
 }

@@ -18,6 +18,7 @@ MODULES = tuple(
         ".checkpoints",
         ".compat",
         ".functional",
+        ".memory",
         ".openstl",
         ".reference",
         ".reference_backward",

@@ -1,41 +1,39 @@
 // Allocation of the large results, and of scratch.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <cstdint>
 
-#include "tuning.h"
-
 namespace memx {
 
-// at::empty, with huge pages where the system grants them on request. A sequence's results are
-// hundreds of megabytes that are written once: with small pages, a good part of the time goes into
-// the page faults of that first write.
-inline at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor tensor = at::empty(sizes, options);
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = (begin + tensor.nbytes()) / kHugePage * kHugePage;
-  // Advice only: where it is refused, nothing changes.
-  if (tuning().huge_pages && first < last) {
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return tensor;
-}
+// What a sequence needs is hundreds of megabytes, of the same sizes step for step of a training, and
+// written once. Were they handed back to the system each time, a good part of the time would go into
+// new pages: they come one by one, and cleared. So there are two remedies:
+//
+// - large blocks are of huge pages where the system grants them on request;
+// - blocks that are no longer needed are kept for the next ones of about their size: an eighth of the
+//   machine's memory at most, and never so much that the process holds a quarter more than it once
+//   had in use at the same time. (Telling the system that it may take kept pages, by MADV_FREE, costs more than
+//   the new pages would.)
 
+// at::empty on the CPU.
+at::Tensor empty_large(at::IntArrayRef sizes, at::ScalarType dtype);
+// at::zeros.
+at::Tensor zeros_large(at::IntArrayRef sizes, at::ScalarType dtype);
+// A contiguous copy.
+at::Tensor copy_large(const at::Tensor& tensor);
 // Scratch of that many bytes for every thread.
-inline at::Tensor empty_scratch(int64_t bytes) {
-  return at::empty({at::get_num_threads() * bytes}, at::kByte);
-}
+at::Tensor empty_scratch(int64_t bytes);
+
+// Bytes of large blocks: in tensors, kept beside them, and the most that were in tensors at once since
+// what was kept was given back. And how many blocks the system was ever asked for.
+struct LargeMemory {
+  int64_t in_use, kept, most, made;
+};
+LargeMemory large_memory();
+
+// Gives what is kept back to the system.
+void release_kept_memory();
 
 }  // namespace memx

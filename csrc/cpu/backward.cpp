@@ -18,12 +18,12 @@ namespace {
 template <class N>
 class GatePlanes {
  public:
-  GatePlanes(const Sizes& sizes, int64_t pad_rows, int64_t pad_columns, at::TensorOptions options)
+  GatePlanes(const Sizes& sizes, int64_t pad_rows, int64_t pad_columns, at::ScalarType dtype)
       : rows_(sizes.height + 2 * pad_rows + 1),
         columns_(sizes.width + 2 * pad_columns + 1),
         gate_columns_(sizes.gate_columns()),
         origin_(pad_rows * row_pitch() + pad_columns * gate_columns_),
-        storage_(empty_large({2, sizes.batch, rows_, columns_, gate_columns_}, options)) {
+        storage_(empty_large({2, sizes.batch, rows_, columns_, gate_columns_}, dtype)) {
     const int64_t last_row = pad_rows + sizes.height, last_column = pad_columns + sizes.width;
     at::parallel_for(0, 2 * sizes.batch * rows_, 64, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -66,17 +66,16 @@ class BackwardPass {
         needs_(needs),
         sums_(sequence, needs) {
     const Arguments& arguments = sequence.arguments;
-    const at::TensorOptions stored = arguments.x.options();
-    const at::TensorOptions accumulated = stored.dtype(c10::CppTypeToScalarType<A>::value);
+    const at::ScalarType stored = arguments.x.scalar_type();
     const int64_t T = sequence.steps, B = sizes_.batch, H = sizes_.height, W = sizes_.width;
     const int64_t C = sizes_.hidden;
     cell_gradient_ = incoming.c_n.defined()
-                         ? incoming.c_n.permute({0, 2, 3, 1}).clone(at::MemoryFormat::Contiguous)
-                         : at::zeros({B, H, W, C}, accumulated);
+                         ? copy_large(incoming.c_n.permute({0, 2, 3, 1}))
+                         : zeros_large({B, H, W, C}, c10::CppTypeToScalarType<A>::value);
     const at::Tensor& x = arguments.x;
     grad_x_ = empty_large(
         needs.x ? at::DimVector{T, B, x.size(3), x.size(4), x.size(2)} : at::DimVector{0}, stored);
-    grad_h_0_ = at::empty(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
+    grad_h_0_ = empty_large(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
     hidden_transposed_ = pack_transposed_convolution<O>(arguments.weight_hh,
                                                         same_padding(arguments.weight_hh), sizes_);
     if (needs.x && arguments.weight_ih.defined()) {
@@ -89,7 +88,7 @@ class BackwardPass {
     const Convolution<O>& hidden = hidden_transposed_.convolution;
     const Convolution<O>& input = input_transposed_.convolution;
     const GatePlanes<N> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
-                               std::max(hidden.pad_columns, input.pad_columns), plane_options());
+                               std::max(hidden.pad_columns, input.pad_columns), plane_dtype());
     for (int64_t t = sequence_.steps - 1; t >= 0; --t) {
       differentiate(t, planes);
       if (input.weights != nullptr) {
@@ -145,8 +144,9 @@ class BackwardPass {
   }
 
   // Gate gradients are kept in the operands' numbers: those of the storage type, or of A.
-  at::TensorOptions plane_options() const {
-    return std::is_same_v<N, A> ? cell_gradient_.options() : sequence_.arguments.x.options();
+  at::ScalarType plane_dtype() const {
+    return std::is_same_v<N, A> ? cell_gradient_.scalar_type()
+                                : sequence_.arguments.x.scalar_type();
   }
 
   // The calling thread's scratch, within one allocation that grows to the largest need.

@@ -1,7 +1,6 @@
 // The forward pass over a sequence: one parallel sweep over the tiles a step.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "../operators.h"
@@ -26,8 +25,8 @@ Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates
   const Sizes& sizes = sequence.sizes;
   const int64_t T = sequence.steps, B = sizes.batch, H = sizes.height, W = sizes.width;
   const int64_t C = sizes.hidden, image_elements = B * H * W * C;
-  const auto stored = sequence.arguments.x.options();
-  const auto accumulated = stored.dtype(c10::CppTypeToScalarType<A>::value);
+  const at::ScalarType stored = sequence.arguments.x.scalar_type();
+  const at::ScalarType accumulated = c10::CppTypeToScalarType<A>::value;
 
   Results results;
   results.output = empty_large({T, B, H, W, C}, stored);

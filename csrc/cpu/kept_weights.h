@@ -47,6 +47,12 @@ class KeptWeights {
     return entry.packed;
   }
 
+  void clear() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    entries_.clear();
+    bytes_ = 0;
+  }
+
   Statistics statistics() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return {int64_t(entries_.size()), bytes_, hits_};

@@ -4,10 +4,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
+#include "allocation.h"
 #include "sequence.h"
 
 namespace memx {
@@ -40,7 +40,7 @@ class ParameterSums {
     const Sizes& sizes = sequence.sizes;
     const at::Tensor& weight_ch = sequence.arguments.weight_ch;
     const bool spatial = weight_ch.defined() && weight_ch.dim() == 4;
-    const auto options = sequence.arguments.x.options().dtype(c10::CppTypeToScalarType<A>::value);
+    const at::ScalarType accumulated = c10::CppTypeToScalarType<A>::value;
     if (needs.weight_ih) {
       input_ = take(weight_gradient_elements(step.input_convolution, sizes));
     }
@@ -54,13 +54,13 @@ class ParameterSums {
       peepholes_ = take(3 * column_elements());
     }
     count_ = std::min(sequence.tiles.count(), most_slots());
-    storage_ = at::zeros({count_, elements_}, options);
+    storage_ = zeros_large({count_, elements_}, accumulated);
     if (needs.weight_ch && spatial) {
       int64_t copies = 1;
       for (int64_t first = 0; first < sequence.tiles.count(); first += sizes.batch) {
         copies = std::max(copies, slot_of(first + sizes.batch - 1) - slot_of(first) + 1);
       }
-      spatial_peepholes_ = at::zeros({copies, 3, sizes.pixels(), sizes.hidden}, options);
+      spatial_peepholes_ = zeros_large({copies, 3, sizes.pixels(), sizes.hidden}, accumulated);
     }
   }
 
@@ -146,7 +146,7 @@ class ParameterSums {
   }
   // Clearing and summing the slots costs the same for one step as for many.
   int64_t most_slots() const {
-    constexpr int64_t kMost = 64, kFewest = 4, kBytes = 64 << 20, kBytesAStep = 12 << 20;
+    constexpr int64_t kMost = 64, kFewest = 4, kBytes = 64 << 20, kBytesAStep = 6 << 20;
     const int64_t bytes = std::min(kBytes, sequence_.steps * kBytesAStep);
     const int64_t affordable = bytes / std::max<int64_t>(1, elements_ * int64_t(sizeof(A)));
     return std::clamp(affordable, kFewest, kMost);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "allocation.h"
+
 namespace memx {
 namespace {
 
@@ -120,7 +122,7 @@ void Sequence<S, O>::drop_ended(std::vector<Tile>& of_step, int64_t t) const {
 
 template <class S, class O>
 at::Tensor Sequence<S, O>::at_ends(const at::Tensor& of_steps) const {
-  at::Tensor found = of_steps[steps - 1].clone();
+  at::Tensor found = copy_large(of_steps[steps - 1]);
   for (int64_t b = 0; b < sizes.batch; ++b) {
     if (end(b) < steps) {
       found[b].copy_(of_steps[end(b) - 1][b]);

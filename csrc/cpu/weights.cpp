@@ -301,11 +301,7 @@ at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
   at::Tensor out = at::empty({kGates * sizes.hidden, channels, height, width},
                              c10::CppTypeToScalarType<A>::value);
   A* const data = out.data_ptr<A>();
-  for (int64_t column = 0; column < sizes.gate_columns(); ++column) {
-    const int64_t row = parameter_row(column, sizes);
-    if (row < 0) {
-      continue;
-    }
+  const auto unpack_column = [&](int64_t column, int64_t row) {
     const int64_t panel = column / panel_width, lane = column % panel_width;
     for (int64_t k = 0; k < channels; ++k) {
       A* const kernel = data + (row * channels + k) * height * width;
@@ -322,7 +318,14 @@ at::Tensor unpack_weight_gradient(const accumulate_t<O>* gradient,
         }
       }
     }
-  }
+  };
+  at::parallel_for(0, sizes.gate_columns(), 8, [&](int64_t begin, int64_t end) {
+    for (int64_t column = begin; column < end; ++column) {
+      if (const int64_t row = parameter_row(column, sizes); row >= 0) {
+        unpack_column(column, row);
+      }
+    }
+  });
   return out.to(dtype);
 }
 
