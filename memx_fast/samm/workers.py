@@ -86,8 +86,8 @@ def keep_memory() -> None:
     """Let this process use freed memory again instead of handing it back to the system.
 
     glibc hands large blocks back at once. Every step of training then has hundreds of megabytes
-    handed out and cleared anew: of the processor's time for the paper's network, a quarter. Other
-    C libraries are left as they are.
+    handed out and cleared anew: of the processor's time for ELRCN's LSTM, a third. Other C
+    libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
