@@ -1,7 +1,8 @@
 """Peak memory of one pass, in a process of its own: ``python -m benchmarks.memory WORKLOAD ...``.
 
-The process makes the pass once, so that libraries have what they keep, returns what is free to
-the system, and then measures how far a second pass raises the resident set above that.
+The process makes the pass once, so that libraries have loaded what they need, returns what is free
+to the system, what memx_fast keeps included, and then measures how far a second pass raises the
+resident set above that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+import memx_fast
 
 from .rivals import contender_named
 from .workloads import DTYPES, PASSES, Problem, Workload, workload_named
@@ -55,6 +58,7 @@ def peak_of(function: Callable[[], object]) -> int:
     """Bytes by which the second call of a function raises the resident set at its peak."""
     function()
     gc.collect()
+    memx_fast.empty_cache()
     ctypes.CDLL(None).malloc_trim(0)
     _RESET.write_text(_RESET_PEAK)
     before = _status_bytes("VmRSS")
