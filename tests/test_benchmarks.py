@@ -208,8 +208,9 @@ def test_peak_memory_counts_what_is_freed_again() -> None:
 
 @pytest.mark.parametrize("contender", ["eager", "memx_fast"])
 def test_peak_memory_of_a_contender_in_a_fresh_process(contender: str) -> None:
-    """A training step keeps at least the states of all steps: that much is found, in bytes, whatever
-    the contender keeps from the step before.
+    """A training step keeps at least the states of all steps: that much is found, in bytes.
+
+    Whatever a contender keeps from the step before counts as well.
     """
     quick = workload_named("streaming").quick()
     peak = memory.measure(quick, contender, "float32", "training", quick=True, limit=120)
