@@ -120,12 +120,11 @@ def measure(
         build_fused(problem, dtype, variant.recompute, variant.backend) for variant in taking_part
     ]
     times: list[list[float]] = [[] for _ in taking_part]
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for variant, runner, record in zip(taking_part, runners, times, strict=True):
             with applied(variant.setting):
-                seconds = timed(runner, work, device)
-            if number > 0:
-                record.append(seconds)
+                timed(runner, work, device)  # finds caches and memory as another variant left them
+                record.append(timed(runner, work, device))
     return [
         Line(
             device_name(device),
