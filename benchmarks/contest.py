@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import signal
 import statistics
 import time
@@ -25,6 +26,9 @@ from .workloads import Problem, Workload
 # the others only have to do the same work.
 CHAMPION_ALLOWANCE = 2.0
 RIVAL_ALLOWANCE = 10.0
+
+SETTLING = 0.03
+"""Seconds of a contender's own passes that go before one that is timed."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,7 @@ def hold(
 
     Returns:
         An entry for each contender that offers this pass on this device. Rounds are interleaved,
-        so that a machine that slows down slows everybody down, and each round starts with another
-        contender.
+        so that a machine that slows down slows everybody down, and each round has another order.
     """
     torch.compiler.reset()  # compiled code of earlier contests counts towards a limit
     torch.backends.cudnn.benchmark = True  # the fastest convolutions that PyTorch can find
@@ -144,26 +147,36 @@ def prepare(
 def time_rounds(
     runners: list[tuple[Entry, Runner]], work: str, effort: Effort, device: str = "cpu"
 ) -> None:
-    """Fill in the times, round by round.
+    """Fill in the times, round by round, each round in another order.
 
-    A pass that is not timed goes before each that is: whoever comes after another contender finds
-    caches filled and memory taken by that one, which no training loop does.
+    Passes that are not timed go before each that is: whoever comes after another contender finds
+    caches filled and memory taken by that one, and its threads still turning, which no training
+    loop does.
     """
     if not runners:
         return
+    orders = random.Random(0)
     gc.collect()
     gc.disable()
     try:
         begin = time.perf_counter()
         done = 0
         while done < effort.rounds or time.perf_counter() - begin < effort.seconds:
-            first = done % len(runners)
-            for entry, runner in runners[first:] + runners[:first]:
-                call(runner, work, device)
+            for entry, runner in orders.sample(runners, len(runners)):
+                settle(runner, work, device)
                 entry.times.append(call(runner, work, device))
             done += 1
     finally:
         gc.enable()
+
+
+def settle(runner: Runner, work: str, device: str) -> None:
+    """Passes until those before are forgotten: one at least."""
+    begin = time.perf_counter()
+    while True:
+        call(runner, work, device)
+        if time.perf_counter() - begin >= SETTLING:
+            return
 
 
 def call(runner: Runner, work: str, device: str) -> float:

@@ -160,14 +160,28 @@ def test_ablation_on_a_gpu_names_its_engines() -> None:
     assert {variant.backend for variant in found} == {"cuda", "triton"}
 
 
-def test_rounds_take_turns() -> None:
-    """Each round calls everyone twice, timing the second, and starts with another contender."""
+def test_rounds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round times everyone once, after a pass that is not timed, and not in one order."""
+    monkeypatch.setattr(contest, "SETTLING", 0.0)
     calls: list[str] = []
     entries = [Entry(Contender(name, "", NotingRunner)) for name in "abc"]
     runners = [(entry, NotingRunner(entry.contender.name, calls)) for entry in entries]
-    contest.time_rounds(runners, "forward", BRIEF)
-    assert calls == list("aabbccbbccaaccaabb")
-    assert [len(entry.times) for entry in entries] == [3, 3, 3]
+    contest.time_rounds(runners, "forward", replace(BRIEF, rounds=8))
+    rounds = ["".join(calls[first : first + 6]) for first in range(0, len(calls), 6)]
+    assert len(rounds) == 8
+    assert all(sorted(passes) == list("aabbcc") for passes in rounds)
+    assert all(passes[0::2] == passes[1::2] for passes in rounds)
+    assert len(set(rounds)) > 2
+    assert [len(entry.times) for entry in entries] == [8, 8, 8]
+
+
+def test_short_passes_are_repeated_before_one_is_timed() -> None:
+    """What takes a millisecond has found its pace by then."""
+    calls: list[str] = []
+    entry = Entry(Contender("a", "", NotingRunner))
+    contest.time_rounds([(entry, NotingRunner("a", calls))], "forward", replace(BRIEF, rounds=1))
+    assert len(calls) > 10
+    assert len(entry.times) == 1
 
 
 def test_operations_of_a_workload() -> None:
