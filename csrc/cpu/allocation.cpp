@@ -8,7 +8,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 
-#if __has_include(<unistd.h>)
+#if __has_include(<sys/mman.h>)
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -109,6 +109,7 @@ class LargeAllocator final : public c10::Allocator {
     blocks_.erase(best);
     kept_ -= found.bytes;
     in_use_ += found.bytes;
+    most_ = std::max(most_, in_use_);
     return found;
   }
 

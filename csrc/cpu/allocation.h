@@ -14,8 +14,8 @@ namespace memx {
 // - large blocks are of huge pages where the system grants them on request;
 // - blocks that are no longer needed are kept for the next ones of about their size: an eighth of the
 //   machine's memory at most, and never so much that the process holds a quarter more than it once
-//   had in use at the same time. (Telling the system that it may take kept pages, by MADV_FREE, costs more than
-//   the new pages would.)
+//   had in use at the same time. (Telling the system that it may take kept pages, by MADV_FREE,
+//   costs more than the new pages would.)
 
 // at::empty on the CPU.
 at::Tensor empty_large(at::IntArrayRef sizes, at::ScalarType dtype);
