@@ -11,7 +11,6 @@ import argparse
 import csv
 import io
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ import torch
 from memx_fast import _C
 from memx_fast.files import replacing
 
-from .devices import DEVICES, device_name, has_bfloat16, synchronise
+from .contest import call, settle
+from .devices import DEVICES, device_name, has_bfloat16
 from .report import RESULTS_FOLDER, file_stem
-from .rivals import Runner, build_fused
+from .rivals import build_fused
 from .workloads import DTYPES, PASSES, Problem, Workload, workload_named
 
 DEFAULT_WORKLOADS = ("samm", "openstl", "pointwise")
@@ -123,8 +123,8 @@ def measure(
     for _ in range(rounds):
         for variant, runner, record in zip(taking_part, runners, times, strict=True):
             with applied(variant.setting):
-                timed(runner, work, device)  # finds caches and memory as another variant left them
-                record.append(timed(runner, work, device))
+                settle(runner, work, device)
+                record.append(call(runner, work, device))
     return [
         Line(
             device_name(device),
@@ -138,18 +138,6 @@ def measure(
         )
         for variant, record in zip(taking_part, times, strict=True)
     ]
-
-
-def timed(runner: Runner, work: str, device: str) -> float:
-    """Seconds of one pass."""
-    synchronise(device)
-    start = time.perf_counter()
-    if work == "forward":
-        runner.forward()
-    else:
-        runner.training()
-    synchronise(device)
-    return time.perf_counter() - start
 
 
 def markdown(lines: Sequence[Line]) -> str:
