@@ -178,9 +178,15 @@ def masked(hidden: Tensor, hidden_mask: Tensor | None) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast gives a layer whose input is x, or None where it leaves it alone."""
     device = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if x.dtype == torch.float64 or not _has_autocast(device):
         return None
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+@torch.compiler.assume_constant_result  # PyTorch 2.11 cannot trace it
+def _has_autocast(device: str) -> bool:
+    """Whether there is autocast for a type of device, without which nothing else may be asked."""
+    return torch.amp.is_autocast_available(device)
 
 
 def prepared(
