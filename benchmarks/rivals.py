@@ -124,7 +124,7 @@ class FusedCellLayer(BatchedInputLayer):
         outputs = []
         for frame in frames.unflatten(0, x.shape[:2]):
             recurrent = nn.functional.conv2d(h, self.weight_hh, padding="same")
-            hidden, cell, _ = torch._thnn_fused_lstm_cell(
+            hidden, cell, _ = torch.ops.aten._thnn_fused_lstm_cell(
                 frame.movedim(1, -1).flatten(0, -2), recurrent.movedim(1, -1).flatten(0, -2), cell
             )
             h = hidden.view(image).movedim(-1, 1)
