@@ -123,6 +123,13 @@ def matrix_instructions(kernel: Any) -> dict[str, int]:
     return {name: text.count(name) for name in names}
 
 
+def arithmetic(kernel: Any) -> dict[str, int]:
+    """How often NVIDIA's assembly rounds to TF32 and adds two float32, also two pairs at once."""
+    text = kernel.asm.get("ptx", "")
+    singles, pairs = (re.findall(rf"\badd[.a-z]*\.{kind}\b", text) for kind in ("f32", "f32x2"))
+    return {"roundings": text.count("cvt.rna.tf32"), "additions": len(singles) + 2 * len(pairs)}
+
+
 def main(result: Path) -> None:
     launch = JITFunction.run
     compiled: list[tuple[str, dict[str, Any], Any]] = []
@@ -155,10 +162,11 @@ def main(result: Path) -> None:
                         "stands_alone": bool(constants.get("IS_LAST", False)),
                         "warps": constants["num_warps"],
                         "stages": constants["num_stages"],
-                        "tile": [v for k, v in constants.items() if k.startswith("BLOCK_")],
+                        "tile": {k: v for k, v in constants.items() if k.startswith("BLOCK_")},
                         "shared": binary.metadata.shared,
                         **resources(binary),
                         **matrix_instructions(binary),
+                        **arithmetic(binary),
                     }
                 )
             if target == "sm_90" and (hidden, precision) == (64, "ieee"):

@@ -95,6 +95,20 @@ def test_half_types_use_the_matrix_units(compilation: dict[str, Any]) -> None:
     assert checked > 50
 
 
+def test_tf32_operands_are_rounded(compilation: dict[str, Any]) -> None:
+    """Nearest TF32, not cut off by the matrix units; weights were rounded as they were packed."""
+    checked = 0
+    for kernel in compilation["kernels"]:
+        multiplies = kernel["kernel"] != "sum_over_images" and not kernel["stands_alone"]
+        if kernel["precision"] == "tf32" and multiplies:
+            assert any(kernel[name] for name in MATRIX_INSTRUCTION.values()), described(kernel)
+            assert kernel["roundings"], described(kernel)
+            checked += 1
+        else:
+            assert not kernel["roundings"], described(kernel)
+    assert checked == 3 * 3 * 4
+
+
 def test_nothing_is_compiled_again_for_other_sizes(compilation: dict[str, Any]) -> None:
     """T, B, H and W, whether 1, multiples of 16 or neither, need no other binary."""
     assert compilation["compiled_again"] == []

@@ -213,7 +213,7 @@ class BackwardPass:
         numbers = numbers_of(x)
         tile = configuration("backward", numbers, sizes.hidden)
         block_k = depth(tile.block_k, GATES * sizes.hidden, taps)
-        self._weight = pack_transposed(weight_hh, block_k, tile.block_c)
+        self._weight = pack_transposed(weight_hh, numbers.precision, block_k, tile.block_c)
         self._grid = lambda constants: (
             triton.cdiv(sizes.pixels, constants["BLOCK_M"]),
             triton.cdiv(sizes.hidden, tile.block_c),

@@ -22,8 +22,22 @@ _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
 @triton.jit
+def rounded(numbers, PRECISION: tl.constexpr):
+    """The nearest numbers that ``PRECISION`` has.
+
+    Given others, the matrix units cut TF32 operands off, which makes every product smaller and
+    gradients twice as wrong. NaN stays NaN. :func:`.packing.rounded` does the same to weights.
+    """
+    if PRECISION == "tf32" and not _INTERPRETED:
+        return tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [numbers], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return numbers
+
+
+@triton.jit
 def multiply_add(left, right, sum, PRECISION: tl.constexpr):
-    """sum + left @ right. ``PRECISION`` is what float32 operands are multiplied in."""
+    """sum + left @ right. ``PRECISION`` is what float32 operands, rounded to it, are multiplied in."""
     if _INTERPRETED:
         # numpy has no bfloat16: the interpreter would multiply its bit patterns.
         left = left.to(sum.dtype)
@@ -117,7 +131,8 @@ def convolve(
 ):
     """sum + convolution, [BLOCK_M, BLOCK_C].
 
-    ``weight_ptr`` is packed (K, COLUMNS); ``column`` are the tile's output channels.
+    ``weight_ptr`` is packed (K, COLUMNS) and rounded to PRECISION; ``column`` are the tile's
+    output channels.
     """
     blocks: tl.constexpr = (
         (TAPS * CHANNELS + BLOCK_K - 1) // BLOCK_K
@@ -127,6 +142,7 @@ def convolve(
     weights = weight_ptr + tl.arange(0, BLOCK_K)[:, None] * COLUMNS + column[None, :]
     for block in range(blocks):
         left = image_block(rows, y, x, height, width, block, CHANNELS, KERNEL_WIDTH, TAPS, BLOCK_K)
+        left = rounded(left, PRECISION)
         sum = multiply_add(left, tl.load(weights), sum, PRECISION)
         weights += BLOCK_K * COLUMNS
     return sum
@@ -155,10 +171,10 @@ def convolve_gates(
 ):
     """:func:`convolve` for the four gates of the tile's channels at once.
 
-    ``weight_ptr`` is packed (K, 4, COLUMNS). ``mask_rows`` points, as ``rows``, into an image that
-    multiplies the other; None: ones. Four products of one left operand, not one of four
-    times the width: each gate then has the same element of the tile in the same thread, and the
-    equations need no exchange between threads.
+    ``weight_ptr`` is packed (K, 4, COLUMNS) and rounded to PRECISION. ``mask_rows`` points, as
+    ``rows``, into an image that multiplies the other; None: ones. Four products of one left
+    operand, not one of four times the width: each gate then has the same element of the tile in
+    the same thread, and the equations need no exchange between threads.
     """
     blocks: tl.constexpr = (
         (TAPS * CHANNELS + BLOCK_K - 1) // BLOCK_K
@@ -173,6 +189,7 @@ def convolve_gates(
                 *(mask_rows, y, x, height, width, block, CHANNELS, KERNEL_WIDTH, TAPS, BLOCK_K)
             )
             left = (left.to(z_i.dtype) * mask.to(z_i.dtype)).to(left.dtype)
+        left = rounded(left, PRECISION)
         z_i = multiply_add(left, tl.load(weights), z_i, PRECISION)
         z_f = multiply_add(left, tl.load(weights + COLUMNS), z_f, PRECISION)
         z_g = multiply_add(left, tl.load(weights + 2 * COLUMNS), z_g, PRECISION)

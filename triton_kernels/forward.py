@@ -186,9 +186,11 @@ class ForwardPass:
         tile = configuration("forward", numbers, sizes.hidden)
         block_k = depth(tile.block_k, sizes.hidden, taps)
         input_block_k = depth(tile.block_k, sizes.input_channels, input_kernel[0] * input_kernel[1])
-        self._weight_hh = pack_gates(weight_hh, block_k, tile.block_c)
+        self._weight_hh = pack_gates(weight_hh, numbers.precision, block_k, tile.block_c)
         self._weight_ih = (
-            None if weight_ih is None else pack_gates(weight_ih, input_block_k, tile.block_c)
+            None
+            if weight_ih is None
+            else pack_gates(weight_ih, numbers.precision, input_block_k, tile.block_c)
         )
         self._grid = lambda constants: (
             triton.cdiv(sizes.pixels, constants["BLOCK_M"]),

@@ -74,7 +74,7 @@ def image_gradient(
     numbers = numbers_of(weight)
     tile = configuration("image_gradient", numbers, channels)
     block_k = depth(tile.block_k, gate_channels, taps)
-    packed = pack_transposed(weight, block_k, tile.block_c)
+    packed = pack_transposed(weight, numbers.precision, block_k, tile.block_c)
     pixels = count * height * width
 
     def grid(constants: dict[str, Any]) -> tuple[int, int]:

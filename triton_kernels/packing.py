@@ -1,9 +1,9 @@
 """Operands in the layout that the kernels read.
 
 Images are dense with channels last; a tensor that already is comes as it is, without a copy.
-Weights are packed once a call, padded with zeros to full tiles: [K][gate][channel] for the gates,
-[K][channel] for a transposed convolution, K running over the taps of the kernel and the channels
-under each (:mod:`.convolution`).
+Weights are packed once a call, rounded to the precision that they are multiplied in and padded with
+zeros to full tiles: [K][gate][channel] for the gates, [K][channel] for a transposed convolution, K
+running over the taps of the kernel and the channels under each (:mod:`.convolution`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from .configurations import round_up
 
 _ALIGNMENT = 16
 """Bytes: what Triton takes into account when it compiles for a pointer."""
+
+_TF32_SPACING = 1 << 13
+"""Of the numbers that TF32 has, in float32's bits."""
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -36,15 +39,24 @@ def empty_images(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None
     return torch.empty_permuted(shape, order, dtype=dtype or like.dtype, device=like.device)
 
 
-def pack_gates(weight: Tensor, block_k: int, block_c: int) -> Tensor:
+def rounded(weight: Tensor, precision: str) -> Tensor:
+    """The nearest numbers that ``precision`` has, ties away from 0: see :mod:`.convolution`."""
+    if precision != "tf32":
+        return weight
+    nearest = (weight.view(torch.int32) + _TF32_SPACING // 2) & -_TF32_SPACING
+    # The bits of a NaN may run over into those of a number.
+    return torch.where(weight.isnan(), weight, nearest.view(torch.float32))
+
+
+def pack_gates(weight: Tensor, precision: str, block_k: int, block_c: int) -> Tensor:
     """(4C, Cin, kh, kw) as (K, 4, C), padded to blocks."""
-    rows = weight.unflatten(0, (GATES, -1)).permute(3, 4, 2, 0, 1)
+    rows = rounded(weight, precision).unflatten(0, (GATES, -1)).permute(3, 4, 2, 0, 1)
     return _padded(rows.flatten(0, 1), block_k, block_c)
 
 
-def pack_transposed(weight: Tensor, block_k: int, block_c: int) -> Tensor:
+def pack_transposed(weight: Tensor, precision: str, block_k: int, block_c: int) -> Tensor:
     """(4C, Cin, kh, kw) as (K, 1, Cin), for gate gradients to the gradients of images."""
-    rows = weight.flip(2, 3).permute(2, 3, 0, 1).unsqueeze(3)
+    rows = rounded(weight, precision).flip(2, 3).permute(2, 3, 0, 1).unsqueeze(3)
     return _padded(rows.flatten(0, 1), block_k, block_c)
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .configurations import configuration, depth, launch_options, numbers_of, round_up
-from .convolution import multiply_add
+from .convolution import multiply_add, rounded
 
 _PROGRAMS = 512
 """How many programs a launch should have at least: a few for each processor of a large GPU."""
@@ -107,6 +107,7 @@ def partial_products(
             mask=exists & column_exists[None, :],
             other=0.0,
         )
+        left, gradients = rounded(left, PRECISION), rounded(gradients, PRECISION)
         sum = multiply_add(tl.trans(left), gradients, sum, PRECISION)
     result = partial_ptr + (first_part + part).to(tl.int64) * (TAPS * CHANNELS * COLUMNS)
     tl.store(

@@ -214,6 +214,21 @@ def test_sums_over_many_images_are_rounded_like_few() -> None:
     torch.testing.assert_close(found.peepholes.double(), exact, rtol=2 * eps, atol=0)
 
 
+def test_weights_are_rounded_to_the_nearest_tf32() -> None:
+    """Ties go away from 0; infinity, NaN of any bits and zeros of both signs stay what they are."""
+    from memx_fast.triton_kernels.packing import rounded
+
+    spacing = 2**-10  # of TF32 from 1 to 2
+    weight = torch.tensor([1.0, -1 - 0.499 * spacing, 1 + 0.5 * spacing, -1 - 1.5 * spacing])
+    nearest = torch.tensor([1.0, -1, 1 + spacing, -1 - 2 * spacing])
+    assert torch.equal(rounded(weight, "tf32"), nearest)
+    assert torch.equal(rounded(weight, "ieee"), weight)
+    kept = torch.tensor([torch.inf, -torch.inf, 0.0, -0.0])
+    assert torch.equal(rounded(kept, "tf32").view(torch.int32), kept.view(torch.int32))
+    bits = torch.tensor([0x7FFFFFFF, 0x7FC00000, -1, -0x400000], dtype=torch.int32)
+    assert rounded(bits.view(torch.float32), "tf32").isnan().all()
+
+
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_infinite_gradients_stay_infinite() -> None:
     """What overflowed is infinite in the sums as well, not NaN, also with finite numbers after."""
