@@ -109,6 +109,26 @@ def test_tf32_operands_are_rounded(compilation: dict[str, Any]) -> None:
     assert checked == 3 * 3 * 4
 
 
+def test_float32_products_are_added_up_by_themselves(compilation: dict[str, Any]) -> None:
+    """A block's products are a sum of their own, added to the total: an addition an element.
+
+    Of the two kernels that add nothing else. Triton's compiler would gladly go on with the total.
+    """
+    sides = {
+        "transposed_convolution": ("BLOCK_M", "BLOCK_C"),
+        "partial_products": ("BLOCK_R", "BLOCK_N"),
+    }
+    checked = 0
+    for kernel in compilation["kernels"]:
+        is_exact = (kernel["dtype"], kernel["precision"]) == ("float32", "ieee")
+        if is_exact and kernel["kernel"] in sides and kernel["target"] != "gfx942":
+            rows, columns = (kernel["tile"][side] for side in sides[kernel["kernel"]])
+            elements = rows * columns // (32 * kernel["warps"])
+            assert kernel["additions"] == elements, described(kernel)
+            checked += 1
+    assert checked == 3 * 2 * 2
+
+
 def test_nothing_is_compiled_again_for_other_sizes(compilation: dict[str, Any]) -> None:
     """T, B, H and W, whether 1, multiples of 16 or neither, need no other binary."""
     assert compilation["compiled_again"] == []

@@ -37,11 +37,26 @@ def rounded(numbers, PRECISION: tl.constexpr):
 
 @triton.jit
 def multiply_add(left, right, sum, PRECISION: tl.constexpr):
-    """sum + left @ right. ``PRECISION`` is what float32 operands, rounded to it, are multiplied in."""
+    """sum + left @ right. ``PRECISION`` is what float32 operands, rounded to it, are multiplied in.
+
+    Products in float32 itself are added up by themselves first: one sum over thousands of them,
+    term by term, would be several times less exact.
+    """
+    BY_THEMSELVES: tl.constexpr = PRECISION == "ieee" and left.dtype == tl.float32
     if _INTERPRETED:
         # numpy has no bfloat16: the interpreter would multiply its bit patterns.
         left = left.to(sum.dtype)
         right = right.to(sum.dtype)
+    if BY_THEMSELVES:
+        # As many products may be added up without the sum as there are: with 0, which is Triton's
+        # default, its compiler would begin with the sum.
+        return sum + tl.dot(
+            left,
+            right,
+            input_precision=PRECISION,
+            max_num_imprecise_acc=left.shape[1],
+            out_dtype=sum.dtype,
+        )
     return tl.dot(left, right, sum, input_precision=PRECISION, out_dtype=sum.dtype)
 
 
