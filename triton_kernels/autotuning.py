@@ -19,12 +19,24 @@ from typing import Any
 import triton
 from torch import Tensor
 
-from .configurations import Configuration, is_amd, launch_options
+from .configurations import Configuration, is_amd, launch_options, whole_blocks
 
 REQUESTED = os.environ.get("MEMX_FAST_AUTOTUNE", "0") not in ("", "0")
 
 _NOT_IN_KEY = ("BLOCK_M", "ACCUMULATE")
 _HEIGHTS, _WARPS, _STAGES = (32, 64, 128), (4, 8), (2, 3, 4)
+
+
+Programs = tuple[int, int, int] | Callable[[dict[str, Any]], tuple[int, int, int]]
+"""A grid, or what gives it for the constants of a trial."""
+
+
+def programs(pixels: int, channels: int, tile: Configuration) -> Programs:
+    """The grid that covers pixels and channels with tiles, whose height may be tried out."""
+    columns = whole_blocks(channels, tile.block_c)
+    if REQUESTED:
+        return lambda constants: (whole_blocks(pixels, constants["BLOCK_M"]), columns, 1)
+    return whole_blocks(pixels, tile.block_m), columns, 1
 
 
 def tile_options(tile: Configuration) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from memx_fast.lengths import cleared
 from memx_fast.ops import accumulate_dtype
 
 from .arguments import GATES, Arguments, Equations, Sizes, check_results, checked_sizes
-from .autotuning import autotuned, tile_options
+from .autotuning import autotuned, programs, tile_options
 from .cell import cell_backward, load_peepholes
 from .configurations import configuration, depth, numbers_of
 from .convolution import convolve, image_rows, pixel_coordinates, tile_offsets
 from .forward import ForwardPass, on_device_of
 from .image_gradient import image_gradient
+from .launching import Launches
 from .packing import aligned, empty_images, pack_peepholes, pack_transposed
 from .parameter_sums import ParameterSums, parameter_sums
 from .weight_gradient import Images, weight_gradient
@@ -214,11 +215,7 @@ class BackwardPass:
         tile = configuration("backward", numbers, sizes.hidden)
         block_k = depth(tile.block_k, GATES * sizes.hidden, taps)
         self._weight = pack_transposed(weight_hh, numbers.precision, block_k, tile.block_c)
-        self._grid = lambda constants: (
-            triton.cdiv(sizes.pixels, constants["BLOCK_M"]),
-            triton.cdiv(sizes.hidden, tile.block_c),
-        )
-        self._constants = {
+        constants = {
             "HIDDEN": sizes.hidden,
             "KERNEL_HEIGHT": weight_hh.shape[2],
             "KERNEL_WIDTH": weight_hh.shape[3],
@@ -230,13 +227,15 @@ class BackwardPass:
             **numbers.constants(),
             **tile_options(tile),
         }
+        grid = programs(sizes.pixels, sizes.hidden, tile)
+        self._launch = Launches(backward_step, grid, constants)
 
     def launch(self, t: int, gates: Tensor, gates_step: int) -> None:
         """Differentiate step t, whose gates are at ``gates_step`` of ``gates``."""
         sizes = self.sizes
         is_last = t == sizes.steps - 1
         final = self._grad_h_n if is_last or self._lengths is not None else None
-        backward_step[self._grid](
+        self._launch(
             self._weight,
             self._hidden_mask,
             self._peepholes,
@@ -257,7 +256,6 @@ class BackwardPass:
             *((0,) * 5 if self._grad_output is None else self._grad_output.stride()),
             *((0,) * 4 if final is None else final.stride()),
             IS_LAST=is_last,
-            **self._constants,
         )
 
 
@@ -294,6 +292,7 @@ def conv_lstm_backward(
     arguments = Arguments(x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, lengths)
     sizes = checked_sizes(arguments, padding)
     check_results(sizes, x, (grad_output, grad_h_n, grad_c_n), (output, cells, gates))
+    output, cells, gates = aligned(output), aligned(cells), aligned(gates)
     with on_device_of(x):
         equations = Equations.checked(output_sees_current, hard_sigmoid_slope)
         forward = ForwardPass(arguments, sizes, padding, equations)

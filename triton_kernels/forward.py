@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from memx_fast.ops import accumulate_dtype
 
 from .arguments import GATES, Arguments, Equations, Sizes, checked_sizes
-from .autotuning import autotuned, tile_options
+from .autotuning import autotuned, programs, tile_options
 from .cell import cell_forward, load_peepholes
-from .configurations import configuration, depth, numbers_of
+from .configurations import configuration, depth, numbers_of, round_up
 from .convolution import convolve_gates, image_rows, pixel_coordinates, tile_offsets
+from .launching import Launches
 from .packing import channels_last, empty_images, pack_bias, pack_gates, pack_peepholes
 
 _CHANGING = (
@@ -161,6 +163,57 @@ class PreviousState(NamedTuple):
     cell_step: int
 
 
+class _Steps(NamedTuple):
+    """A layer's parameters, packed, and what launches its steps."""
+
+    weight_ih: Tensor | None
+    weight_hh: Tensor
+    bias: Tensor | None
+    peepholes: Tensor | None
+    launch: Launches
+
+    @staticmethod
+    def of(arguments: Arguments, sizes: Sizes, padding: list[int], equations: Equations) -> _Steps:
+        """Those of a layer; ``padding`` is of the input convolution."""
+        x, weight_ih, weight_hh, bias, weight_ch, *_ = arguments
+        accumulate = accumulate_dtype(x.dtype)
+        taps = weight_hh[0, 0].numel()
+        input_kernel = (1, 1) if weight_ih is None else tuple(weight_ih.shape[2:])
+        numbers = numbers_of(x)
+        tile = configuration("forward", numbers, sizes.hidden)
+        block_k = depth(tile.block_k, sizes.hidden, taps)
+        input_block_k = depth(tile.block_k, sizes.input_channels, input_kernel[0] * input_kernel[1])
+
+        def packed(weight: Tensor, block_k: int) -> Tensor:
+            return pack_gates(weight, numbers.precision, block_k, tile.block_c)
+
+        constants = {
+            "HIDDEN": sizes.hidden,
+            "INPUT_CHANNELS": sizes.input_channels,
+            "KERNEL_HEIGHT": weight_hh.shape[2],
+            "KERNEL_WIDTH": weight_hh.shape[3],
+            "INPUT_KERNEL_HEIGHT": input_kernel[0],
+            "INPUT_KERNEL_WIDTH": input_kernel[1],
+            "PADDING_ROWS": padding[0],
+            "PADDING_COLUMNS": padding[1],
+            "COLUMNS": round_up(sizes.hidden, tile.block_c),
+            "SPATIAL": weight_ch is not None and weight_ch.dim() == 4,
+            **equations.constants(),
+            "BLOCK_C": tile.block_c,
+            "BLOCK_K": block_k,
+            "INPUT_BLOCK_K": input_block_k,
+            **numbers.constants(),
+            **tile_options(tile),
+        }
+        return _Steps(
+            None if weight_ih is None else packed(weight_ih, input_block_k),
+            packed(weight_hh, block_k),
+            None if bias is None else pack_bias(bias, accumulate),
+            None if weight_ch is None else pack_peepholes(weight_ch, accumulate),
+            Launches(forward_step, programs(sizes.pixels, sizes.hidden, tile), constants),
+        )
+
+
 class ForwardPass:
     """A layer's operands in the layout of the kernel, and the launch of one step.
 
@@ -170,50 +223,20 @@ class ForwardPass:
     def __init__(
         self, arguments: Arguments, sizes: Sizes, padding: list[int], equations: Equations
     ):
-        x, weight_ih, weight_hh, bias, weight_ch, h_0, c_0, hidden_mask, self.lengths = arguments
+        x, _, _, _, _, h_0, c_0, hidden_mask, self.lengths = arguments
         self.sizes = sizes
-        self.accumulate = accumulate_dtype(x.dtype)
         self.x = channels_last(x)
         self.h_0 = None if h_0 is None else channels_last(h_0)
         self.c_0 = None if c_0 is None else channels_last(c_0)
         self.hidden_mask = None if hidden_mask is None else channels_last(hidden_mask)
-        self._bias = None if bias is None else pack_bias(bias, self.accumulate)
-        self._peepholes = None if weight_ch is None else pack_peepholes(weight_ch, self.accumulate)
+        self._arguments = arguments
+        self._padding = padding
+        self._equations = equations
 
-        taps = weight_hh[0, 0].numel()
-        input_kernel = (1, 1) if weight_ih is None else tuple(weight_ih.shape[2:])
-        numbers = numbers_of(x)
-        tile = configuration("forward", numbers, sizes.hidden)
-        block_k = depth(tile.block_k, sizes.hidden, taps)
-        input_block_k = depth(tile.block_k, sizes.input_channels, input_kernel[0] * input_kernel[1])
-        self._weight_hh = pack_gates(weight_hh, numbers.precision, block_k, tile.block_c)
-        self._weight_ih = (
-            None
-            if weight_ih is None
-            else pack_gates(weight_ih, numbers.precision, input_block_k, tile.block_c)
-        )
-        self._grid = lambda constants: (
-            triton.cdiv(sizes.pixels, constants["BLOCK_M"]),
-            triton.cdiv(sizes.hidden, tile.block_c),
-        )
-        self._constants = {
-            "HIDDEN": sizes.hidden,
-            "INPUT_CHANNELS": sizes.input_channels,
-            "KERNEL_HEIGHT": weight_hh.shape[2],
-            "KERNEL_WIDTH": weight_hh.shape[3],
-            "INPUT_KERNEL_HEIGHT": input_kernel[0],
-            "INPUT_KERNEL_WIDTH": input_kernel[1],
-            "PADDING_ROWS": padding[0],
-            "PADDING_COLUMNS": padding[1],
-            "COLUMNS": self._weight_hh.shape[2],
-            "SPATIAL": weight_ch is not None and weight_ch.dim() == 4,
-            **equations.constants(),
-            "BLOCK_C": tile.block_c,
-            "BLOCK_K": block_k,
-            "INPUT_BLOCK_K": input_block_k,
-            **numbers.constants(),
-            **tile_options(tile),
-        }
+    @cached_property
+    def _steps(self) -> _Steps:
+        """Made for the first step: a backward pass may need none."""
+        return _Steps.of(self._arguments, self.sizes, self._padding, self._equations)
 
     def before_step(
         self, t: int, output: Tensor, cells: Tensor, cells_of_all: bool
@@ -237,13 +260,13 @@ class ForwardPass:
         gates_step: int,
     ) -> None:
         """Compute step t; see :func:`forward_step` for what is stored where."""
-        sizes = self.sizes
-        forward_step[self._grid](
+        sizes, steps = self.sizes, self._steps
+        steps.launch(
             self.x,
-            self._weight_ih,
-            self._weight_hh,
-            self._bias,
-            self._peepholes,
+            steps.weight_ih,
+            steps.weight_hh,
+            steps.bias,
+            steps.peepholes,
             previous.hidden,
             self.hidden_mask,
             previous.cell,
@@ -262,7 +285,6 @@ class ForwardPass:
             sizes.input_height,
             sizes.input_width,
             RECURRENT=previous.hidden is not None,
-            **self._constants,
         )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .autotuning import autotuned, tile_options
+from .autotuning import autotuned, programs, tile_options
 from .configurations import configuration, depth, numbers_of
 from .convolution import convolve, image_rows, pixel_coordinates, tile_offsets
 from .packing import pack_transposed
@@ -76,12 +74,7 @@ def image_gradient(
     block_k = depth(tile.block_k, gate_channels, taps)
     packed = pack_transposed(weight, numbers.precision, block_k, tile.block_c)
     pixels = count * height * width
-
-    def grid(constants: dict[str, Any]) -> tuple[int, int]:
-        rows = triton.cdiv(pixels, constants["BLOCK_M"])
-        return rows, triton.cdiv(channels, tile.block_c)
-
-    transposed_convolution[grid](
+    transposed_convolution[programs(pixels, channels, tile)](
         gate_gradients,
         packed,
         gradient,

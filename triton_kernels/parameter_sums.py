@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .arguments import GATES
-from .configurations import launch_options
+from .configurations import launch_options, whole_blocks
 
 _BLOCK_P, _BLOCK_C = 16, 32
 
@@ -144,13 +144,13 @@ def parameter_sums(
     steps, batch, height, width, hidden = cells.shape
     pixels = height * width
     spatial = weight_ch is not None and weight_ch.dim() == 4
-    blocks = triton.cdiv(pixels, _BLOCK_P)
+    blocks = whole_blocks(pixels, _BLOCK_P)
     bias_parts = None if bias is None else cells.new_empty((blocks, GATES * hidden))
     peephole_parts = None
     if weight_ch is not None:
         shape = (3, pixels, hidden) if spatial else (blocks, 3, hidden)
         peephole_parts = cells.new_empty(shape)
-    sum_over_images[blocks, triton.cdiv(hidden, _BLOCK_C)](
+    sum_over_images[blocks, whole_blocks(hidden, _BLOCK_C)](
         gate_gradients,
         cells,
         c_0,

@@ -15,7 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configurations import configuration, depth, launch_options, numbers_of, round_up
+from .configurations import (
+    configuration,
+    depth,
+    launch_options,
+    numbers_of,
+    round_up,
+    whole_blocks,
+)
 from .convolution import multiply_add, rounded
 
 _PROGRAMS = 512
@@ -149,10 +156,10 @@ def weight_gradient(
     numbers = numbers_of(weight)
     tile = configuration("weight_gradient", numbers, channels)
     block_r = depth(tile.block_m, channels, taps)
-    row_blocks = triton.cdiv(taps * channels, block_r)
+    row_blocks = whole_blocks(taps * channels, block_r)
     if channels >= block_r:
-        row_blocks = taps * triton.cdiv(channels, block_r)
-    column_blocks = triton.cdiv(columns, tile.block_c)
+        row_blocks = taps * whole_blocks(channels, block_r)
+    column_blocks = whole_blocks(columns, tile.block_c)
     accumulate = torch.float64 if weight.dtype == torch.float64 else torch.float32
 
     runs = [
@@ -165,7 +172,7 @@ def weight_gradient(
         for group in groups
     ]
     parts = [
-        triton.cdiv(len(group.images) * height * width, run)
+        whole_blocks(len(group.images) * height * width, run)
         for group, run in zip(groups, runs, strict=True)
     ]
     partial = weight.new_empty((sum(parts), taps, channels, columns), dtype=accumulate)
@@ -203,8 +210,8 @@ def weight_gradient(
 def _run_length(pixels: int, programs_a_part: int, bytes_a_part: int, block: int) -> int:
     """Pixels of a part: whole blocks, and no more parts than help or than memory allows."""
     parts = min(
-        triton.cdiv(_PROGRAMS, programs_a_part),
-        triton.cdiv(pixels, _SHORTEST_RUN),
+        whole_blocks(_PROGRAMS, programs_a_part),
+        whole_blocks(pixels, _SHORTEST_RUN),
         max(1, _PARTIAL_BYTES // bytes_a_part),
     )
-    return round_up(triton.cdiv(pixels, parts), block)
+    return round_up(whole_blocks(pixels, parts), block)

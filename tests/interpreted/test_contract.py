@@ -1,6 +1,7 @@
 """What the Triton operators promise beside numbers: layouts, cell arithmetic, what they refuse."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from memx_fast import ops, triton_kernels
 from memx_fast.triton_kernels import configurations
 from memx_fast.triton_kernels.arguments import DTYPES
+from memx_fast.triton_kernels.launching import Launches
 from tests.interpreted.kernel_calls import forward
 from tests.operator_cases import NAMES, Case, cast
 
@@ -165,3 +167,52 @@ def test_backward_operator_refuses_what_does_not_fit(
     given[position] = value
     with pytest.raises((TypeError, ValueError), match=message):
         triton_kernels.conv_lstm_backward(*given)
+
+
+class _Binary:
+    """What Triton gives for a launch; notes what it is launched with."""
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[object, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
+        return lambda *values: self.launched.append((grid, *values))
+
+
+class _Kernel:
+    """A kernel of three arguments and two constants; notes what Triton has to look at."""
+
+    arg_names = ("tensor", "other", "t", "IS_LAST", "BLOCK_C")
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[object, ...]] = []
+        self.binaries: list[_Binary] = []
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., _Binary]:
+        def launch(*arguments: object, **constants: object) -> _Binary:
+            self.seen.append((arguments, constants))
+            self.binaries.append(_Binary())
+            return self.binaries[-1]
+
+        return launch
+
+
+def test_later_launches_of_a_kind_go_to_its_binary() -> None:
+    """Triton looks at one launch for every set of tensors and constants; numbers may differ."""
+    kernel, one, other = _Kernel(), torch.zeros(1), torch.ones(1)
+    launches = Launches(kernel, (5, 2, 1), {"BLOCK_C": 16, "num_warps": 4})
+    launches(one, None, 3, IS_LAST=True)
+    launches(one, other, 2, IS_LAST=False)
+    launches(other, one, 1, IS_LAST=False)
+    launches(one, None, 0, IS_LAST=False)
+    launches(other, None, 7, IS_LAST=True)
+    options = {"BLOCK_C": 16, "num_warps": 4}
+    assert kernel.seen == [
+        ((one, None, 3), {"IS_LAST": True, **options}),
+        ((one, other, 2), {"IS_LAST": False, **options}),
+        ((one, None, 0), {"IS_LAST": False, **options}),
+    ]
+    last, middle, first = (binary.launched for binary in kernel.binaries)
+    assert last == [((5, 2, 1), other, None, 7, True, 16)]
+    assert middle == [((5, 2, 1), other, one, 1, False, 16)]
+    assert first == []
