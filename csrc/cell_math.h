@@ -100,37 +100,6 @@ MEMX_INLINE T quotient(T a, T b) {
   return a / b;
 }
 
-// What the gates i, f and o go through. `derivative` takes what came out.
-struct LogisticSigmoid {
-  template <class T>
-  MEMX_INLINE_MEMBER T operator()(T x) const {
-    constexpr element_t<T> one = 1;
-    return quotient(T{} + one, one + exponential(-x));
-  }
-  template <class T>
-  MEMX_INLINE_MEMBER T derivative(T gate) const {
-    constexpr element_t<T> one = 1;
-    return gate * (one - gate);
-  }
-};
-
-// clamp(slope x + 1/2, 0, 1), which keeps NaN. The derivative is 0 where the result is 0 or 1.
-template <class A>
-struct HardSigmoid {
-  A slope;
-
-  template <class T>
-  MEMX_INLINE_MEMBER T operator()(T x) const {
-    const T ramp = x * slope + A(0.5);
-    return clamped(ramp, A(0), A(1));
-  }
-  template <class T>
-  MEMX_INLINE_MEMBER T derivative(T gate) const {
-    const T from_zero = gate > A(0) ? T{} + slope : T{};
-    return gate < A(1) ? from_zero : T{};
-  }
-};
-
 // tanh. In single precision an odd rational minimax approximation on [-8.2, 8.2]: below 5 ulp
 // everywhere, keeps -0, tiny arguments and NaN, and saturates at 0.9999999.
 template <class T>
@@ -153,6 +122,54 @@ MEMX_INLINE T hyperbolic_tangent(T x) {
   }
 }
 
+// The two functions that the equations are made of, as arithmetic.
+struct Arithmetic {
+  template <class T>
+  MEMX_INLINE_MEMBER static T sigmoid(T x) {
+    constexpr element_t<T> one = 1;
+    return quotient(T{} + one, one + exponential(-x));
+  }
+  template <class T>
+  MEMX_INLINE_MEMBER static T tanh(T x) {
+    return hyperbolic_tangent<T>(x);
+  }
+};
+
+// What the gates i, f and o go through, and with which functions. `derivative` takes what came out.
+template <class F = Arithmetic>
+struct LogisticSigmoid {
+  using Functions = F;
+
+  template <class T>
+  MEMX_INLINE_MEMBER T operator()(T x) const {
+    return F::sigmoid(x);
+  }
+  template <class T>
+  MEMX_INLINE_MEMBER T derivative(T gate) const {
+    constexpr element_t<T> one = 1;
+    return gate * (one - gate);
+  }
+};
+
+// clamp(slope x + 1/2, 0, 1), which keeps NaN. The derivative is 0 where the result is 0 or 1.
+template <class A, class F = Arithmetic>
+struct HardSigmoid {
+  using Functions = F;
+
+  A slope;
+
+  template <class T>
+  MEMX_INLINE_MEMBER T operator()(T x) const {
+    const T ramp = x * slope + A(0.5);
+    return clamped(ramp, A(0), A(1));
+  }
+  template <class T>
+  MEMX_INLINE_MEMBER T derivative(T gate) const {
+    const T from_zero = gate > A(0) ? T{} + slope : T{};
+    return gate < A(1) ? from_zero : T{};
+  }
+};
+
 template <class T>
 struct Peephole {
   T i, f, o;
@@ -168,54 +185,59 @@ struct CellState {
   T cell, hidden;
 };
 
-// Calls body(output_sees_current as a constant, sigmoid) for a variant of the equations; of slope 0
-// is the logistic sigmoid.
-template <class A, class Body>
-MEMX_INLINE void for_equations(bool output_sees_current, A hard_sigmoid_slope, const Body& body) {
-  const bool hard = hard_sigmoid_slope != A(0);
-  const HardSigmoid<A> hard_sigmoid{hard_sigmoid_slope};
-  const LogisticSigmoid logistic;
-  if (output_sees_current) {
-    hard ? body(std::true_type{}, hard_sigmoid) : body(std::true_type{}, logistic);
+// Calls body(sigmoid) for what the gates go through; of slope 0 it is the logistic sigmoid.
+template <class Functions = Arithmetic, class A, class Body>
+MEMX_INLINE void for_sigmoid(A hard_sigmoid_slope, const Body& body) {
+  if (hard_sigmoid_slope != A(0)) {
+    body(HardSigmoid<A, Functions>{hard_sigmoid_slope});
   } else {
-    hard ? body(std::false_type{}, hard_sigmoid) : body(std::false_type{}, logistic);
+    body(LogisticSigmoid<Functions>{});
   }
 }
 
+// Calls body(output_sees_current as a constant, sigmoid) for a variant of the equations.
+template <class A, class Body>
+MEMX_INLINE void for_equations(bool output_sees_current, A hard_sigmoid_slope, const Body& body) {
+  for_sigmoid(hard_sigmoid_slope, [&](const auto& sigmoid) {
+    output_sees_current ? body(std::true_type{}, sigmoid) : body(std::false_type{}, sigmoid);
+  });
+}
+
 // Equations (1)-(5): activates the pre-activations `z` in place and gives C_t and H_t. The output
-// gate looks at C_t when `output_sees_current`, else at C_{t-1}.
-template <bool output_sees_current, class T, class Sigmoid = LogisticSigmoid>
+// gate looks at C_t when `output_sees_current`, a bool or a constant, else at C_{t-1}.
+template <class T, class Flag, class Sigmoid>
 MEMX_INLINE CellState<T> cell_forward(Gates<T>& z, const Peephole<T>& peephole, T previous_cell,
-                                      const Sigmoid& sigmoid = {}) {
+                                      Flag output_sees_current, const Sigmoid& sigmoid) {
   z.i = sigmoid(z.i + peephole.i * previous_cell);
   z.f = sigmoid(z.f + peephole.f * previous_cell);
-  z.g = hyperbolic_tangent<T>(z.g);
+  z.g = Sigmoid::Functions::tanh(z.g);
   const T cell = z.f * previous_cell + z.i * z.g;
   z.o = sigmoid(z.o + peephole.o * (output_sees_current ? cell : previous_cell));
-  return {cell, z.o * hyperbolic_tangent<T>(cell)};
+  return {cell, z.o * Sigmoid::Functions::tanh(cell)};
 }
 
 // The reverse of cell_forward. In: the gates after activation, C_{t-1}, C_t, the gradient of H_t
 // and the gradient of C_t that came from step t+1. Out: the gradients of the four pre-activations;
 // the gradient of C_{t-1} replaces `cell_gradient`.
-template <bool output_sees_current, class T, class Sigmoid = LogisticSigmoid>
+template <class T, class Flag, class Sigmoid>
 MEMX_INLINE Gates<T> cell_backward(const Gates<T>& gate, const Peephole<T>& peephole,
                                    T previous_cell, T cell, T hidden_gradient, T& cell_gradient,
-                                   const Sigmoid& sigmoid = {}) {
+                                   Flag output_sees_current, const Sigmoid& sigmoid) {
   constexpr element_t<T> one = 1;
-  const T tanh_cell = hyperbolic_tangent<T>(cell);
+  const T tanh_cell = Sigmoid::Functions::tanh(cell);
   Gates<T> d;
   d.o = hidden_gradient * tanh_cell * sigmoid.derivative(gate.o);
+  const T by_output = peephole.o * d.o;
   T d_cell = cell_gradient + hidden_gradient * gate.o * (one - tanh_cell * tanh_cell);
   if (output_sees_current) {
-    d_cell += peephole.o * d.o;
+    d_cell += by_output;
   }
   d.i = d_cell * gate.g * sigmoid.derivative(gate.i);
   d.f = d_cell * previous_cell * sigmoid.derivative(gate.f);
   d.g = d_cell * gate.i * (one - gate.g * gate.g);
   cell_gradient = d_cell * gate.f + peephole.i * d.i + peephole.f * d.f;
   if (!output_sees_current) {
-    cell_gradient += peephole.o * d.o;
+    cell_gradient += by_output;
   }
   return d;
 }

@@ -93,7 +93,7 @@ namespace memx::cuda {
 using Numbers = Bfloat16Numbers;
 template __global__ void forward_step<WideForward<Numbers>>(
     const __grid_constant__ ForwardStep<Numbers>);
-template __global__ void backward_step<NarrowBackward<Numbers>>(
+template __global__ void backward_step<TallBackward<Numbers>>(
     const __grid_constant__ BackwardStep<Numbers>);
 }
 """

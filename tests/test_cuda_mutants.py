@@ -52,10 +52,10 @@ MUTANTS = {
     ),
     "copies are in no group": (
         *("float64", "convolution.h"),
-        *("stage);\n    }\n    commit_copies();", "stage);\n    }"),
+        *("+= bytes;\n    }\n    commit_copies();", "+= bytes;\n    }"),
     ),
     "too few images in shared memory": (
-        *("float64", "planning.h", "1 + int(ceil_div(kStages - 1, fewest_taps))", "1"),
+        *("float64", "planning.h", "1 + int(ceil_div(kStages - 1, fewest_stages))", "1"),
     ),
     "too little shared memory": (
         *("float64", "convolution.h"),
@@ -66,20 +66,20 @@ MUTANTS = {
         *("unsigned(x) < unsigned(image.width)", "unsigned(x) <= unsigned(image.width)"),
     ),
     "channels that do not exist are read": (
-        *("float64", "images.h", "y, x) && channel < image.channels;", "y, x);"),
+        *("float64", "images.h", "y, x) && channel < image.depth();", "y, x);"),
     ),
     "a channel that does not exist is written": (
         *("float64", "elements.h"),
-        "    if (two.count == 2) {\n      memory[offset + 1] = pair",
-        "    if (two.count > 0) {\n      memory[offset + 1] = pair",
+        "      if (e < channels.count) {\n        memory[offset",
+        "      if (channels.count > 0) {\n        memory[offset",
     ),
     "a channel that does not exist is read": (
         *("float64", "elements.h"),
-        "    if (count > 1) {\n      pair.numbers[1] = memory",
-        "    if (count > 0) {\n      pair.numbers[1] = memory",
+        "      if (e < count) {\n        four",
+        "      if (count > 0) {\n        four",
     ),
     "a pixel outside of an image is written": (
-        *("float64", "elements.h", "pixel.exists ? channels - channel : 0", "channels - channel"),
+        *("float64", "elements.h", "pixel.exists ? channels : 0", "channels"),
     ),
     "a chunk's pixels are read from the place of another": (
         *("float64", "convolution.h"),

@@ -71,7 +71,7 @@ void differentiate_cell(const BackwardStep<S, O>& step,
       Gates<Vec> gate;
       if (forward.gates == nullptr) {
         gate = load_gates<A, V>(panel, panel + panel_pitch);
-        cell_forward<output_sees_current, Vec>(gate, peephole, previous, sigmoid);
+        cell_forward(gate, peephole, previous, std::bool_constant<output_sees_current>{}, sigmoid);
       } else {
         const S* saved = forward.gates + image_pixel * kGates * sizes.hidden + c;
         gate = {load_lanes<Vec>(saved, count), load_lanes<Vec>(saved + sizes.hidden, count),
@@ -82,8 +82,9 @@ void differentiate_cell(const BackwardStep<S, O>& step,
       const A* hidden_lane = hidden_gradient + (vector / kPanelVectors) * panel_pitch + m * width +
                              (vector % kPanelVectors) * V;
       Vec cell_gradient = load_lanes<Vec>(step.cell_gradient + at, count);
-      const Gates<Vec> d = cell_backward<output_sees_current, Vec>(
-          gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient, sigmoid);
+      const Gates<Vec> d =
+          cell_backward(gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient,
+                        std::bool_constant<output_sees_current>{}, sigmoid);
       store_lanes(cell_gradient, count, step.cell_gradient + at);
       store_gates(d, panel, panel + panel_pitch);
       store_gates(d, plane + vector * kGates * V, plane + (vector * kGates + 2) * V);

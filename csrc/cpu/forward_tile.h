@@ -143,8 +143,8 @@ void apply_cell(const ForwardStep<S, O>& step, const Tile& tile, const accumulat
       const Peephole<Vec> peephole = load_peephole<A, V>(step.peepholes, pixel, c, count);
       const Vec previous =
           step.previous_cell == nullptr ? Vec{} : load_lanes<Vec>(step.previous_cell + at, count);
-      const CellState<Vec> state =
-          cell_forward<output_sees_current, Vec>(gate, peephole, previous, sigmoid);
+      const CellState<Vec> state = cell_forward(gate, peephole, previous,
+                                                std::bool_constant<output_sees_current>{}, sigmoid);
       store_lanes(state.cell, count, step.cell + at);
       store_lanes(state.hidden, count, step.hidden + at);
       if (step.gates != nullptr) {

@@ -85,23 +85,29 @@ class BackwardPass {
                int64_t images) {
     Operand& operand = convolution.operand[0];
     operand.image = image_of<S>(gate_gradients_, transposed_sizes(sizes));
-    plan<Shape>(convolution, sizes.height, sizes.width);
+    const Extent extent{images, sizes.height, sizes.width, ceil_div(sizes.channels, kQuadColumns)};
+    const Grid grid = plan<Shape>(convolution, extent, layer_.multiprocessors);
     pack<Shape>(operand, weight, Direction::kTransposed, layer_.hidden, sizes.channels, workspace_,
                 stream_);
-    return grid_of<Shape>(convolution.tiling, images, ceil_div(sizes.channels, kQuadColumns));
+    return grid;
   }
 
-  // body(Shape{}): with wide blocks where there are enough channels and pixels for them.
+  // body(Shape{}): large blocks, wide ones where there are channels for them, unless there would be too
+  // few to fill the GPU.
   template <class Body>
   void with_shape(const ImageSizes& sizes, int64_t images, const Body& body) const {
     using Wide = WideBackward<Numbers>;
+    using Tall = TallBackward<Numbers>;
     const int64_t pixels = images * sizes.height * sizes.width;
-    const int64_t blocks = ceil_div(pixels, Wide::kPixels) *
-                           ceil_div(sizes.channels, Wide::kBlockQuads * kQuadColumns);
-    if (sizes.channels <= kQuadColumns || blocks < layer_.multiprocessors) {
-      body(NarrowBackward<Numbers>{});
-    } else {
+    const int64_t wide = ceil_div(pixels, Wide::kPixels) *
+                         ceil_div(sizes.channels, Wide::kBlockQuads * kQuadColumns);
+    if (sizes.channels > kQuadColumns && wide >= layer_.multiprocessors) {
       body(Wide{});
+    } else if (sizes.channels <= kQuadColumns &&
+               ceil_div(pixels, Tall::kPixels) >= layer_.multiprocessors) {
+      body(Tall{});
+    } else {
+      body(SmallBackward<Numbers>{});
     }
   }
 
@@ -156,8 +162,13 @@ class BackwardPass {
 
   static StridedImages<S> strided(const IncomingGradient& gradient, int64_t t) {
     const S* memory = static_cast<const S*>(gradient.memory);
-    return {memory == nullptr ? nullptr : memory + t * gradient.step, gradient.image,
-            gradient.channel, gradient.row, gradient.column};
+    if (memory != nullptr) {
+      memory += t * gradient.step;
+    }
+    const bool is_aligned = gradient.channel == 1 &&
+                            reinterpret_cast<uintptr_t>(memory) % alignof(Four<S>) == 0 &&
+                            (gradient.image | gradient.row | gradient.column) % kUnitChannels == 0;
+    return {memory, gradient.image, gradient.channel, gradient.row, gradient.column, is_aligned};
   }
 
   const S* hidden_before(int64_t t) const {

@@ -6,11 +6,13 @@
 
 namespace memx::cuda {
 
-// A gradient (B, C, H, W) of any strides; null: zeros.
+// A gradient (B, C, H, W) of any strides; null: zeros. `is_aligned`: its channels are neighbours, and
+// four of them can be read at once wherever the first is a multiple of four.
 template <class S>
 struct StridedImages {
   const S* memory;
   int64_t image, channel, row, column;
+  bool is_aligned;
 };
 
 // Step t. Pointers are to the images of that step, dense with channels last; null where there is
@@ -26,7 +28,7 @@ struct BackwardStep {
   StridedImages<S> output_gradient;
   StridedImages<S> final_gradient;  // of H_t after a sequence's last step
   const S* hidden_mask;             // (B, H, W, C), multiplied H_t on its way to step t+1
-  Peepholes<A> peepholes;
+  Peepholes<S> peepholes;
   Equations<A> equations;
   const S* gates;          // (B, H, W, 4, C) after activation
   const A* cell;           // (B, H, W, C): C_t
@@ -39,98 +41,125 @@ struct BackwardStep {
 template <class Numbers>
 using WideBackward = Shape<Numbers, 4, 2, 1>;
 template <class Numbers>
-using NarrowBackward = Shape<Numbers, 4, 1, 1>;
+using TallBackward = Shape<Numbers, 8, 1, 1>;
+template <class Numbers>
+using SmallBackward = Shape<Numbers, 4, 1, 1>;
 
 template <class S, bool together>
-MEMX_DEVICE Pair<S> load_strided(const StridedImages<S>& images, int64_t image, const Pixel& pixel,
-                                 const TwoChannels<together>& two) {
-  const int count = images.memory == nullptr ? 0 : two.count;
-  const S* source = images.memory + image * images.image + pixel.y * images.row +
-                    pixel.x * images.column + two.first * images.channel;
-  Pair<S> pair{};
-  if (count > 0) {
-    pair.numbers[0] = source[0];
+MEMX_DEVICE Four<S> load_strided(const StridedImages<S>& images, int64_t image, const Pixel& pixel,
+                                 const Channels<together>& channels) {
+  const int64_t at = image * images.image + pixel.y * images.row + pixel.x * images.column +
+                     channels.first * images.channel;
+  if (together && images.is_aligned) {
+    return load_four(images.memory, at, channels);
   }
-  if (count > 1) {
-    pair.numbers[1] = source[images.channel];
+  const int count = images.memory == nullptr ? 0 : channels.count;
+  Four<S> four{};
+#pragma unroll
+  for (int e = 0; e < kUnitChannels; ++e) {
+    if (e < count) {
+      four.numbers[e] = images.memory[at + e * images.channel];
+    }
   }
-  return pair;
+  return four;
 }
 
-// What a step reads of two channels of a pixel, beside the images that it convolves.
+// What a step reads of four channels of a pixel, beside the images that it convolves.
 template <class Numbers>
 struct BackwardOperands {
   using S = typename Numbers::storage;
   using A = typename Numbers::accumulate;
-  Pair<S> hidden_mask, output_gradient, final_gradient;
-  Pair<S> gates[4];
-  Pair<A> cell, previous_cell, cell_gradient;
-  PeepholePairs<A> peepholes;
+  Four<S> output_gradient, gates[4];
+  Four<A> cell, previous_cell, cell_gradient;
+  PeepholeFours<S> peepholes;
 };
 
-// `is_last`: of the sequence's steps.
 template <class Numbers, bool together>
 MEMX_DEVICE BackwardOperands<Numbers> load_backward(const BackwardStep<Numbers>& step,
-                                                    int64_t image, bool is_last,
-                                                    const Site<together>& site) {
-  const auto& [pixel, two] = site;
-  const int64_t at = pixel.number * step.hidden + two.first;
-  const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
+                                                    int64_t image, const Site<together>& site) {
+  const auto& [pixel, channels] = site;
+  const int64_t at = pixel.number * step.hidden + channels.first;
+  const int64_t gates_at = 4 * pixel.number * step.hidden + channels.first;
   BackwardOperands<Numbers> loaded;
-  loaded.hidden_mask = load_two(step.hidden_mask, at, two);
-  loaded.output_gradient = load_strided(step.output_gradient, image, pixel, two);
-  loaded.final_gradient = is_last ? load_strided(step.final_gradient, image, pixel, two)
-                                  : decltype(loaded.final_gradient){};
+  loaded.output_gradient = load_strided(step.output_gradient, image, pixel, channels);
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
-    loaded.gates[gate] = load_two(step.gates, gates_at + gate * step.hidden, two);
+    loaded.gates[gate] = load_four(step.gates, gates_at + gate * step.hidden, channels);
   }
-  loaded.cell = load_two(step.cell, at, two);
-  loaded.previous_cell = load_two(step.previous_cell, at, two);
-  loaded.cell_gradient = load_two<typename Numbers::accumulate>(step.cell_gradient, at, two);
+  loaded.cell = load_four(step.cell, at, channels);
+  loaded.previous_cell = load_four(step.previous_cell, at, channels);
+  loaded.cell_gradient = load_four<typename Numbers::accumulate>(step.cell_gradient, at, channels);
   loaded.peepholes =
-      load_peepholes(step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
+      load_peepholes(step.peepholes, step.convolution.tiling, pixel, step.hidden, channels);
   return loaded;
 }
 
-// The derivative for two channels of a pixel, to whose H_t the convolution sent `hidden_gradient`.
+// Of H_t: what the convolution sent it, by way of the mask, and what came from outside.
 template <class Numbers, bool together, class A>
-MEMX_DEVICE void finish_backward(const BackwardStep<Numbers>& step, const Site<together>& site,
-                                 const BackwardOperands<Numbers>& loaded, A (&hidden_gradient)[2]) {
-  A gates[4][2], cell_gradient[2];
+MEMX_DEVICE void complete_hidden_gradient(const BackwardStep<Numbers>& step, int64_t image,
+                                          bool is_last, const Site<together>& site,
+                                          const BackwardOperands<Numbers>& loaded,
+                                          A (&gradient)[kUnitChannels]) {
+  const auto& [pixel, channels] = site;
+  if (step.hidden_mask != nullptr) {
+    const int64_t at = pixel.number * step.hidden + channels.first;
+    const auto mask = load_four(step.hidden_mask, at, channels);
 #pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    if (step.hidden_mask != nullptr) {
-      hidden_gradient[e] *= widen(loaded.hidden_mask.numbers[e]);
+    for (int e = 0; e < kUnitChannels; ++e) {
+      gradient[e] *= widen(mask.numbers[e]);
     }
-    hidden_gradient[e] += widen(loaded.output_gradient.numbers[e]);
-    hidden_gradient[e] += widen(loaded.final_gradient.numbers[e]);
-    cell_gradient[e] = loaded.cell_gradient.numbers[e];
   }
-  for_equations(step.equations.output_sees_current, step.equations.hard_sigmoid_slope,
-                [&](auto output_sees_current, const auto& sigmoid) {
 #pragma unroll
-                  for (int e = 0; e < 2; ++e) {
-                    const auto& saved = loaded.gates;
-                    const Gates<A> gate{widen(saved[0].numbers[e]), widen(saved[1].numbers[e]),
-                                        widen(saved[2].numbers[e]), widen(saved[3].numbers[e])};
-                    const Gates<A> gradient =
-                        baseline::cell_backward<decltype(output_sees_current)::value>(
-                            gate, loaded.peepholes[e], loaded.previous_cell.numbers[e],
-                            loaded.cell.numbers[e], hidden_gradient[e], cell_gradient[e], sigmoid);
-                    gates[0][e] = gradient.i;
-                    gates[1][e] = gradient.f;
-                    gates[2][e] = gradient.g;
-                    gates[3][e] = gradient.o;
-                  }
-                });
-  const auto& [pixel, two] = site;
-  const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
-  store_two(cell_gradient, step.cell_gradient, pixel.number * step.hidden + two.first, two);
+  for (int e = 0; e < kUnitChannels; ++e) {
+    gradient[e] += widen(loaded.output_gradient.numbers[e]);
+  }
+  if (is_last && step.final_gradient.memory != nullptr) {
+    const auto from_end = load_strided(step.final_gradient, image, pixel, channels);
+#pragma unroll
+    for (int e = 0; e < kUnitChannels; ++e) {
+      gradient[e] += widen(from_end.numbers[e]);
+    }
+  }
+}
+
+// The derivative for four channels of a pixel.
+template <class Numbers, bool together, class A, class Sigmoid>
+MEMX_DEVICE void finish_backward(const BackwardStep<Numbers>& step, const Site<together>& site,
+                                 const BackwardOperands<Numbers>& loaded,
+                                 const A (&hidden_gradient)[kUnitChannels],
+                                 const Sigmoid& sigmoid) {
+  A gates[4][kUnitChannels], cell_gradient[kUnitChannels];
+#pragma unroll
+  for (int e = 0; e < kUnitChannels; ++e) {
+    const auto& saved = loaded.gates;
+    const Gates<A> gate{widen(saved[0].numbers[e]), widen(saved[1].numbers[e]),
+                        widen(saved[2].numbers[e]), widen(saved[3].numbers[e])};
+    cell_gradient[e] = loaded.cell_gradient.numbers[e];
+    const Gates<A> gradient = baseline::cell_backward(
+        gate, loaded.peepholes[e], loaded.previous_cell.numbers[e], loaded.cell.numbers[e],
+        hidden_gradient[e], cell_gradient[e], step.equations.output_sees_current, sigmoid);
+    gates[0][e] = gradient.i;
+    gates[1][e] = gradient.f;
+    gates[2][e] = gradient.g;
+    gates[3][e] = gradient.o;
+  }
+  const auto& [pixel, channels] = site;
+  const int64_t at = pixel.number * step.hidden + channels.first;
+  store_four(cell_gradient, step.cell_gradient, at, channels);
+  auto* gate_gradients = step.gate_gradients + 4 * pixel.number * step.hidden + channels.first;
 #pragma unroll
   for (int gate = 0; gate < 4; ++gate) {
-    store_two(gates[gate], step.gate_gradients, gates_at + gate * step.hidden, two);
+    store_four(gates[gate], gate_gradients, int64_t{gate} * step.hidden, channels);
   }
+}
+
+template <class Numbers>
+MEMX_DEVICE void prefetch_backward(const BackwardStep<Numbers>& step, const Tile& tile) {
+  const Tiling& tiling = step.convolution.tiling;
+  prefetch_tile(tiling, tile, step.gates, 4 * step.hidden, 0);
+  prefetch_tile(tiling, tile, step.cell, step.hidden, 1);
+  prefetch_tile(tiling, tile, step.previous_cell, step.hidden, 2);
+  prefetch_tile<typename Numbers::accumulate>(tiling, tile, step.cell_gradient, step.hidden, 3);
 }
 
 template <class Shape>
@@ -140,15 +169,21 @@ backward_step(MEMX_KERNEL_ARGUMENT BackwardStep<typename Shape::numbers> step) {
   if (has_ended(step.lengths, tile.image, step.t)) {
     return;
   }
+  Pipeline<Shape, 1> pipeline{step.convolution, tile};
+  pipeline.begin();
+  prefetch_backward(step, tile);
   typename Shape::sums sum = {};
-  Pipeline<Shape, 1>{step.convolution, tile}.run(sum);
+  pipeline.run(sum);
   const bool is_last = step.lengths == nullptr || step.t + 1 == step.lengths[tile.image];
-  each_image_pair<Shape>(
-      step.convolution.tiling, tile, step.hidden, sum,
-      [&](const auto& site) { return load_backward(step, tile.image, is_last, site); },
-      [&](const auto& site, const auto& loaded, auto& values) {
-        finish_backward(step, site, loaded, values);
-      });
+  for_sigmoid<typename Shape::numbers>(step.equations, [&](const auto& sigmoid) {
+    each_site<Shape>(
+        step.convolution.tiling, tile, step.hidden, sum,
+        [&](const auto& site) { return load_backward(step, tile.image, site); },
+        [&](const auto& site, const auto& loaded, auto& gradient) {
+          complete_hidden_gradient(step, tile.image, is_last, site, loaded, gradient);
+          finish_backward(step, site, loaded, gradient, sigmoid);
+        });
+  });
 }
 
 }  // namespace memx::cuda

@@ -1,9 +1,10 @@
 // The main loop of every step: a zero-padded convolution as an implicit GEMM.
 //
 // A block owns a tile of pixels and a run of packed columns, each warp some of both. It goes
-// through stages: one tap of the kernel over one chunk of channels. A chunk's pixels, halo and all,
-// are brought to shared memory once and read from there, shifted, by each of its taps; the weights
-// of every stage stream through shared memory. Both are on their way kStages - 1 stages ahead.
+// through stages: a few taps of one row of the kernel over one chunk of channels. A chunk's pixels,
+// halo and all, are brought to shared memory once and read from there, shifted, by each of its taps;
+// the weights of every stage stream through shared memory. Both are on their way kStages - 1 stages
+// ahead.
 //
 // Weights are packed (packing.h) as [run of columns][chunk][tap][block of K][quad][kPackedBytes].
 #pragma once
@@ -12,7 +13,7 @@
 
 namespace memx::cuda {
 
-constexpr int kStages = 3;
+constexpr int kStages = 2;
 
 // An image and the packed weights that it is convolved with; chunks = 0 where there is none.
 struct Operand {
@@ -50,7 +51,8 @@ struct Convolution {
 // A stage, and where in shared memory its pixels and weights are: slots are filled in turn.
 struct Stage {
   int operand = 0, chunk = 0;
-  int down = 0, across = 0;  // the tap
+  int down = 0, across = 0;  // the first tap
+  int weights = 0;           // bytes of the operand's that earlier stages have
   int image_slot = 0, weight_slot = 0;
 
   MEMX_DEVICE bool begins_chunk() const { return down == 0 && across == 0; }
@@ -62,6 +64,7 @@ MEMX_DEVICE bool exists(const Convolution<operands>& convolution, Stage& stage) 
          stage.chunk == convolution.operand[stage.operand].image.chunks) {
     ++stage.operand;
     stage.chunk = 0;
+    stage.weights = 0;
   }
   return stage.operand < operands;
 }
@@ -71,8 +74,9 @@ MEMX_DEVICE int following(int slot, int slots) { return slot + 1 == slots ? 0 : 
 // To the next stage: counted, not divided, as every thread does it.
 MEMX_DEVICE void advance(const Image& image, const Memory& memory, Stage& stage) {
   stage.weight_slot = following(stage.weight_slot, kStages);
-  stage.across = following(stage.across, image.tap_columns());
-  if (stage.across == 0) {
+  stage.across += image.run;
+  if (stage.across >= image.tap_columns()) {
+    stage.across = 0;
     stage.down = following(stage.down, image.tap_rows());
     if (stage.down == 0) {
       ++stage.chunk;
@@ -81,9 +85,33 @@ MEMX_DEVICE void advance(const Image& image, const Memory& memory, Stage& stage)
   }
 }
 
+// Taps of a stage: fewer at the end of a row.
+MEMX_DEVICE int taps_of(const Image& image, const Stage& stage) {
+  const int left = image.tap_columns() - stage.across;
+  return left < image.run ? left : image.run;
+}
+
+// Of a tap's weights for a chunk; those of a block's columns, which follow each other in memory, are
+// less than 2^31.
 template <class Shape>
-MEMX_DEVICE int weight_bytes(const Image& image) {
+MEMX_EITHER int weight_bytes(const Image& image) {
   return image.blocks * Shape::kBlockQuads * kPackedBytes;
+}
+
+// Asks for bytes one after the other, by all threads.
+template <int threads>
+MEMX_DEVICE void copy_run(char* target, const char* source, int bytes) {
+  constexpr int kStep = threads * kPieceBytes, kAtOnce = 2;
+  int i = thread() * kPieceBytes;
+  for (; i + (kAtOnce - 1) * kStep < bytes; i += kAtOnce * kStep) {
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      copy_16_bytes(target + i + n * kStep, source + i + n * kStep, true);
+    }
+  }
+  for (; i < bytes; i += kStep) {
+    copy_16_bytes(target + i, source + i, true);
+  }
 }
 
 MEMX_DEVICE int pitch_of(const Image& image) { return image.blocks * kBlockBytes + kPieceBytes; }
@@ -95,6 +123,7 @@ struct Pipeline {
 
   const Convolution<operands>& convolution;
   const Tile& tile;
+  Stage requested{};
 
   MEMX_DEVICE char* image_memory(const Stage& stage) const {
     const Memory& memory = convolution.memory;
@@ -116,16 +145,13 @@ struct Pipeline {
         const Target target{image_memory(stage), pitch_of(image)};
         move_chunk<S>(image, convolution.tiling, tile, stage.chunk, target);
       }
-      const int bytes = weight_bytes<Shape>(image);
-      const int64_t chunk = int64_t(block_y()) * image.chunks + stage.chunk;
-      const int64_t before =
-          (chunk * image.tap_rows() + stage.down) * image.tap_columns() + stage.across;
-      const char* source = operand.weights + before * bytes;
-      char* target = weight_memory(stage);
-      for (int i = thread() * kPieceBytes; i < bytes; i += threads() * kPieceBytes) {
-        copy_16_bytes(target + i, source + i, true);
-      }
+      const int tap_bytes = weight_bytes<Shape>(image);
+      const int bytes = taps_of(image, stage) * tap_bytes;
+      const int64_t before = int64_t{block_y()} * (image.chunks * image.taps() * tap_bytes);
+      copy_run<Shape::kThreads>(weight_memory(stage), operand.weights + before + stage.weights,
+                                bytes);
       advance(image, convolution.memory, stage);
+      stage.weights += bytes;
     }
     commit_copies();
   }
@@ -144,24 +170,38 @@ struct Pipeline {
     }
     const char* packed =
         weight_memory(stage) + warp() % Shape::kWarpsAcross * (Shape::kQuads * kPackedBytes);
-    for (int block = 0; block < image.blocks; ++block) {
-      Numbers::multiply_packed(sum, rows, packed);
+    const int taps = taps_of(image, stage);
+    for (int tap = 0; tap < taps; ++tap) {
+      const char* blocks[Numbers::kPointers];
 #pragma unroll
       for (int i = 0; i < Numbers::kPointers; ++i) {
-        rows[i] += kBlockBytes;
+        blocks[i] = rows[i];
+        rows[i] += pixels.pitch;
       }
-      packed += Shape::kBlockQuads * kPackedBytes;
+#pragma unroll 2
+      for (int block = 0; block < image.blocks; ++block) {
+        Numbers::multiply_packed(sum, blocks, packed);
+#pragma unroll
+        for (int i = 0; i < Numbers::kPointers; ++i) {
+          blocks[i] += kBlockBytes;
+        }
+        packed += Shape::kBlockQuads * kPackedBytes;
+      }
+    }
+  }
+
+  // Asks for the first stages: what is done before run() goes on meanwhile.
+  MEMX_DEVICE void begin() {
+    for (int ahead = 0; ahead < kStages - 1; ++ahead) {
+      request(requested);
     }
   }
 
   // Adds the products of all stages. The slot of a stage's weights is filled again kStages - 1
   // stages before it is read, after the barrier that ended the reading of what it held; a chunk's
   // pixels likewise, for which there is enough memory (memory_of in planning.h).
-  MEMX_DEVICE void run(typename Shape::sums& sum) const {
-    Stage requested, read;
-    for (int ahead = 0; ahead < kStages - 1; ++ahead) {
-      request(requested);
-    }
+  MEMX_DEVICE void run(typename Shape::sums& sum) {
+    Stage read;
     while (exists(convolution, read)) {
       wait_copies<kStages - 2>();
       barrier();

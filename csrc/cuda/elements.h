@@ -1,5 +1,5 @@
-// What the epilogues of the steps share: two neighbouring channels of a pixel at a time, which is
-// how a lane has them.
+// What the epilogues of the steps share: four neighbouring channels of a pixel at a time, which is how
+// a lane has them (channel_of_column).
 #pragma once
 
 #include "../cell_math.h"
@@ -7,68 +7,120 @@
 
 namespace memx::cuda {
 
-using baseline::for_equations;
 using baseline::Gates;
 using baseline::Peephole;
 
-// Channels `first` and, where it exists, the one after it. They are moved together where all images
-// have an even number of channels.
+constexpr int kUnitChannels = 4;
+
+// Channels `first` and those after it that exist. They are moved together where all images have a
+// multiple of four channels.
 template <bool together>
-struct TwoChannels {
+struct Channels {
   int first;
-  int count;  // 0 to 2
+  int count;  // 0 to 4
 };
 
 template <class T>
-struct alignas(2 * sizeof(T)) Pair {
-  T numbers[2];
+struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : kPieceBytes) Four {
+  T numbers[kUnitChannels];
 };
 
 // What is at `memory`, the first channel's place; zeros where there is no memory or no channel.
 template <class T, bool together>
-MEMX_DEVICE Pair<T> load_two(const T* memory, int64_t offset, const TwoChannels<together>& two) {
-  const int count = memory == nullptr ? 0 : two.count;
-  Pair<T> pair{};
+MEMX_DEVICE Four<T> load_four(const T* memory, int64_t offset, const Channels<together>& channels) {
+  const int count = memory == nullptr ? 0 : channels.count;
+  Four<T> four{};
   if constexpr (together) {
     if (count > 0) {
-      pair = *reinterpret_cast<const Pair<T>*>(memory + offset);
+      four = *reinterpret_cast<const Four<T>*>(memory + offset);
     }
   } else {
-    if (count > 0) {
-      pair.numbers[0] = memory[offset];
-    }
-    if (count > 1) {
-      pair.numbers[1] = memory[offset + 1];
+#pragma unroll
+    for (int e = 0; e < kUnitChannels; ++e) {
+      if (e < count) {
+        four.numbers[e] = memory[offset + e];
+      }
     }
   }
-  return pair;
+  return four;
+}
+
+// Four numbers by one instruction: member by member, as a compiler may see an assignment, they would
+// be four.
+template <class T>
+MEMX_DEVICE void store_whole(T* memory, const Four<T>& four) {
+  if constexpr (sizeof(four) == sizeof(uint64_t)) {
+    *reinterpret_cast<uint64_t*>(memory) = __builtin_bit_cast(uint64_t, four);
+  } else {
+    *reinterpret_cast<Four<T>*>(memory) = four;
+  }
 }
 
 template <class T, class A, bool together>
-MEMX_DEVICE void store_two(const A (&values)[2], T* memory, int64_t offset,
-                           const TwoChannels<together>& two) {
+MEMX_DEVICE void store_four(const A (&values)[kUnitChannels], T* memory, int64_t offset,
+                            const Channels<together>& channels) {
   if (memory == nullptr) {
     return;
   }
-  Pair<T> pair;
-  narrow(values[0], pair.numbers[0]);
-  narrow(values[1], pair.numbers[1]);
+  Four<T> four;
+#pragma unroll
+  for (int e = 0; e < kUnitChannels; ++e) {
+    narrow(values[e], four.numbers[e]);
+  }
   if constexpr (together) {
-    *reinterpret_cast<Pair<T>*>(memory + offset) = pair;
+    store_whole(memory + offset, four);
   } else {
-    memory[offset] = pair.numbers[0];
-    if (two.count == 2) {
-      memory[offset + 1] = pair.numbers[1];
+#pragma unroll
+    for (int e = 0; e < kUnitChannels; ++e) {
+      if (e < channels.count) {
+        memory[offset + e] = four.numbers[e];
+      }
     }
   }
 }
 
+// Has the rows of a tile brought closer, of images (N, H, W, so many numbers) that are dense; null:
+// nothing. One warp is enough: the one of this number. Of the blocks that share a tile the first does it.
+template <class T>
+MEMX_DEVICE void prefetch_tile(const Tiling& tiling, const Tile& tile, const T* images, int numbers,
+                               int of_warp) {
+  const int pixel_bytes = numbers * int(sizeof(T)), y = tile.top + lane();
+  const bool is_mine = warp() == of_warp && block_y() == 0 && lane() < tiling.rows();
+  if (images == nullptr || !is_mine || y >= tiling.height || pixel_bytes % kPieceBytes != 0) {
+    return;
+  }
+  const int left = tiling.width - tile.left;
+  const int64_t first = (tile.image * tiling.height + y) * tiling.width + tile.left;
+  prefetch(images + first * numbers,
+           (left < tiling.columns() ? left : tiling.columns()) * pixel_bytes);
+}
+
 // (3, H*W, C) if spatial, else (3, 1, C), in order i, f, o; null: zeros.
-template <class A>
+template <class S>
 struct Peepholes {
-  const A* weights;
+  const S* weights;
   bool is_spatial;
 };
+
+// The functions of equations (1)-(5) for types whose products are rounded far more than these are:
+// by the special function unit. tanh of small numbers is a polynomial, where the quotient would
+// lose their digits.
+struct SpecialFunctions {
+  MEMX_DEVICE static float sigmoid(float x) {
+    constexpr float kLog2OfE = 1.44269504f;
+    return reciprocal(1.0f + power_of_two(-kLog2OfE * x));
+  }
+  MEMX_DEVICE static float tanh(float x) {
+    constexpr float kSmall = 0.25f;
+    const float u = x * x;
+    const float series = x + x * u * (-0.333333333f + u * (0.133333333f + u * -0.053968254f));
+    const float quotient = 2.0f * sigmoid(2.0f * x) - 1.0f;
+    return u < kSmall * kSmall ? series : quotient;
+  }
+};
+
+template <class Numbers>
+using FunctionsOf = std::conditional_t<Numbers::kIsMatrix, SpecialFunctions, baseline::Arithmetic>;
 
 // Which of the variants of equations (1)-(5) a layer computes.
 template <class A>
@@ -77,42 +129,56 @@ struct Equations {
   A hard_sigmoid_slope;  // 0: the logistic sigmoid
 };
 
-// The weights of two channels of a pixel: i, f, o.
-template <class A>
-struct PeepholePairs {
-  Pair<A> gates[3];
-  MEMX_DEVICE Peephole<A> operator[](int e) const {
-    return {gates[0].numbers[e], gates[1].numbers[e], gates[2].numbers[e]};
+// body(sigmoid): decided once, so that what a warp then goes through is in one place.
+template <class Numbers, class A, class Body>
+MEMX_DEVICE void for_sigmoid(const Equations<A>& equations, const Body& body) {
+  baseline::for_sigmoid<FunctionsOf<Numbers>>(equations.hard_sigmoid_slope, body);
+}
+
+// The weights of four channels of a pixel: i, f, o.
+template <class S>
+struct PeepholeFours {
+  Four<S> gates[3];
+
+  MEMX_DEVICE auto operator[](int e) const {
+    return Peephole<decltype(widen(S{}))>{widen(gates[0].numbers[e]), widen(gates[1].numbers[e]),
+                                          widen(gates[2].numbers[e])};
   }
 };
 
-template <class A, bool together>
-MEMX_DEVICE PeepholePairs<A> load_peepholes(const Peepholes<A>& peepholes, const Tiling& tiling,
-                                            const Pixel& pixel, int channels,
-                                            const TwoChannels<together>& two) {
+template <class S, bool together>
+MEMX_DEVICE PeepholeFours<S> load_peepholes(const Peepholes<S>& peepholes, const Tiling& tiling,
+                                            const Pixel& pixel, int hidden,
+                                            const Channels<together>& channels) {
   const int64_t pixels = peepholes.is_spatial ? int64_t{tiling.height} * tiling.width : 1;
   const int64_t in_image = peepholes.is_spatial ? int64_t{pixel.y} * tiling.width + pixel.x : 0;
-  const int64_t at = in_image * channels + two.first, gate = pixels * channels;
-  return {load_two(peepholes.weights, at, two), load_two(peepholes.weights, at + gate, two),
-          load_two(peepholes.weights, at + 2 * gate, two)};
+  const int64_t at = in_image * hidden + channels.first, gate = pixels * hidden;
+  return {load_four(peepholes.weights, at, channels),
+          load_four(peepholes.weights, at + gate, channels),
+          load_four(peepholes.weights, at + 2 * gate, channels)};
 }
 
-// Two channels of a pixel, the sums of which are a lane's; none of a pixel that does not exist.
+// Four channels of a pixel, the sums of which are a lane's; none of a pixel that does not exist.
 template <bool together>
 struct Site {
   Pixel pixel;
-  TwoChannels<together> two;
+  Channels<together> channels;
 };
 
-// The lane's of a row, in 8 channels from `first` on.
+// The lane's in the unit of 16 channels that begins with `first`.
+template <bool together>
+MEMX_DEVICE Channels<together> lane_channels(int first, int channels) {
+  const int channel = first + lane() % 4 * kUnitChannels, left = channels - channel;
+  return {channel, left < 0 ? 0 : left < kUnitChannels ? left : kUnitChannels};
+}
+
+// The lane's of a row and a unit.
 template <class Shape, bool together>
 MEMX_DEVICE Site<together> site_of(const Tiling& tiling, const Tile& tile, int row, int first,
                                    int channels) {
   const int rows = warp() / Shape::kWarpsAcross * (Shape::numbers::kTiles * kTileRows);
   const Pixel pixel = pixel_of(tiling, tile, rows + row * 8 + lane() / 4);
-  const int channel = first + lane() % 4 * 2;
-  const int left = pixel.exists ? channels - channel : 0;
-  return {pixel, {channel, left < 0 ? 0 : left < 2 ? left : 2}};
+  return {pixel, lane_channels<together>(first, pixel.exists ? channels : 0)};
 }
 
 // finish(number, load(number)) for so many numbers. All that one of them reads is asked for before
@@ -137,43 +203,57 @@ MEMX_DEVICE void load_and_finish(const Load& load, const Finish& finish) {
 // body(whether channels are moved together, as a constant).
 template <class Body>
 MEMX_DEVICE void for_channels(int channels, const Body& body) {
-  if (channels % 2 == 0) {
+  if (channels % kUnitChannels == 0) {
     body(std::true_type{});
   } else {
     body(std::false_type{});
   }
 }
 
-// The lane's two columns of a row of a tile of sums.
+// The lane's columns of a row, in two tiles of sums that hold a unit.
 template <class A, int M, int N>
-MEMX_DEVICE void take_two(A (&values)[2], const A (&sum)[M][N][4], int row, int n) {
-  values[0] = sum[row / 2][n][row % 2 * 2];
-  values[1] = sum[row / 2][n][row % 2 * 2 + 1];
+MEMX_DEVICE void take_four(A (&values)[kUnitChannels], const A (&sum)[M][N][4], int row,
+                           int first_tile, int second_tile) {
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    values[e] = sum[row / 2][first_tile][row % 2 * 2 + e];
+    values[2 + e] = sum[row / 2][second_tile][row % 2 * 2 + e];
+  }
+}
+
+template <class A, int M, int N>
+MEMX_DEVICE void put_four(const A (&values)[kUnitChannels], A (&sum)[M][N][4], int row,
+                          int first_tile, int second_tile) {
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    sum[row / 2][first_tile][row % 2 * 2 + e] = values[e];
+    sum[row / 2][second_tile][row % 2 * 2 + e] = values[2 + e];
+  }
 }
 
 // body(site, load(site), its sums): all that a lane has of a convolution whose columns are the
 // channels of an image.
 template <class Shape, class Load, class Body>
-MEMX_DEVICE void each_image_pair(const Tiling& tiling, const Tile& tile, int channels,
-                                 const typename Shape::sums& sum, const Load& load,
-                                 const Body& body) {
-  constexpr int kRows = 2 * Shape::numbers::kTiles, kAcross = Shape::kColumnTiles;
+MEMX_DEVICE void each_site(const Tiling& tiling, const Tile& tile, int channels,
+                           const typename Shape::sums& sum, const Load& load, const Body& body) {
+  constexpr int kRows = 2 * Shape::numbers::kTiles, kUnits = Shape::kColumnTiles / 2;
   const int first_quad =
       block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
   for_channels(channels, [&](auto together) {
     const auto site = [&](int number) {
-      const int first = first_quad * kQuadColumns + number % kAcross * kTileColumns;
-      return site_of<Shape, decltype(together)::value>(tiling, tile, number / kAcross, first,
+      const int first = first_quad * kQuadColumns + number % kUnits * kUnitColumns;
+      return site_of<Shape, decltype(together)::value>(tiling, tile, number / kUnits, first,
                                                        channels);
     };
-    // What is not moved together takes twice the registers.
-    load_and_finish<kRows * kAcross, decltype(together)::value>(
+    // The next is not asked for ahead: it would take more registers than there are.
+    load_and_finish<kRows * kUnits, false>(
         [&](int number) { return load(site(number)); },
         [&](int number, const auto& loaded) {
           const auto here = site(number);
-          if (here.two.count > 0) {
-            typename Shape::numbers::accumulate values[2];
-            take_two(values, sum, number / kAcross, number % kAcross);
+          if (here.channels.count > 0) {
+            typename Shape::numbers::accumulate values[kUnitChannels];
+            const int first_tile = number % kUnits * 2;
+            take_four(values, sum, number / kUnits, first_tile, first_tile + 1);
             body(here, loaded, values);
           }
         });

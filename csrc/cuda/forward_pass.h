@@ -6,18 +6,12 @@
 
 namespace memx::cuda {
 
-template <class Shape>
-Grid grid_of(const Tiling& tiling, int64_t images, int64_t quads) {
-  return {images * tiling.tiles(), int(ceil_div(quads, Shape::kBlockQuads))};
-}
-
-template <class Numbers, class A = typename Numbers::accumulate>
-Peepholes<A> peepholes_of(const Layer& layer, Workspace& workspace, Stream stream) {
-  const A* weights = nullptr;
+template <class Numbers, class S = typename Numbers::storage>
+Peepholes<S> peepholes_of(const Layer& layer, Workspace& workspace, Stream stream) {
+  const S* weights = nullptr;
   if (layer.weight_ch != nullptr) {
     const int64_t pixels = layer.spatial_peepholes ? layer.image_pixels() : 1;
-    weights = transposed<typename Numbers::storage, A>(layer.weight_ch, 3, layer.hidden, pixels,
-                                                       workspace, stream);
+    weights = transposed<S, S>(layer.weight_ch, 3, layer.hidden, pixels, workspace, stream);
   }
   return {weights, layer.spatial_peepholes};
 }
@@ -46,7 +40,7 @@ class ForwardPass {
     step_.equations = equations_of<A>(layer);
     // Too few blocks to fill the GPU: narrow ones, of which there are more.
     prepare<WideForward<Numbers>>();
-    if (layer.hidden <= NarrowForward<Numbers>::kBlockQuads * kQuadChannels ||
+    if (layer.hidden <= NarrowForward<Numbers>::kBlockQuads * kForwardChannels ||
         grid_.x * grid_.y < layer.multiprocessors) {
       is_narrow_ = true;
       prepare<NarrowForward<Numbers>>();
@@ -90,9 +84,9 @@ class ForwardPass {
     }
     convolution.operand[1].image =
         image_of<S>(nullptr, layer_.state_sizes(), layer_.hidden_mask, layer_.batch);
-    plan<Shape>(convolution, layer_.height, layer_.width);
-    grid_ =
-        grid_of<Shape>(convolution.tiling, layer_.batch, ceil_div(layer_.hidden, kQuadChannels));
+    const Extent extent{layer_.batch, layer_.height, layer_.width,
+                        ceil_div(layer_.hidden, kForwardChannels)};
+    grid_ = plan<Shape>(convolution, extent, layer_.multiprocessors);
   }
 
   template <class Shape>

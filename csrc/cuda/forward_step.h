@@ -17,7 +17,7 @@ struct ForwardStep {
   int hidden;              // channels C
   const S* input_gates;    // (B, H, W, 4, C), added to the convolutions
   const A* bias;           // (4, C)
-  Peepholes<A> peepholes;
+  Peepholes<S> peepholes;
   Equations<A> equations;
   const A* previous_cell;  // (B, H, W, C): C_{t-1}
   A* cell;                 // (B, H, W, C): C_t, where C_{t-1} is or elsewhere
@@ -31,115 +31,179 @@ using WideForward = Shape<Numbers, 4, 2, 2>;
 template <class Numbers>
 using NarrowForward = Shape<Numbers, 4, 1, 2>;
 
-// Packed columns of the forward step: a quad is the four gates of 8 channels, so that one lane has
-// all gates of a channel.
-constexpr int kQuadChannels = kTileColumns;
+// Packed columns of the forward step: a quad is the four gates of a tile of 8 columns, and two quads
+// a unit, so that one lane has all gates of its channels.
+constexpr int kForwardChannels = kTileColumns;  // of a quad
 
-// What a step reads of two channels of a pixel, beside the images that it convolves.
+// What a step reads of four channels of a pixel, beside the images that it convolves.
 template <class Numbers>
 struct ForwardOperands {
   using S = typename Numbers::storage;
   using A = typename Numbers::accumulate;
-  Pair<S> input_gates[4];
-  PeepholePairs<A> peepholes;
-  Pair<A> previous_cell;
+  PeepholeFours<S> peepholes;
+  Four<A> previous_cell;
 };
 
 template <class Numbers, bool together>
 MEMX_DEVICE ForwardOperands<Numbers> load_forward(const ForwardStep<Numbers>& step,
                                                   const Site<together>& site) {
-  const auto& [pixel, two] = site;
-  ForwardOperands<Numbers> loaded;
-#pragma unroll
-  for (int gate = 0; gate < 4; ++gate) {
-    const int64_t channel = int64_t{gate} * step.hidden + two.first;
-    loaded.input_gates[gate] =
-        load_two(step.input_gates, 4 * pixel.number * step.hidden + channel, two);
-  }
-  loaded.peepholes =
-      load_peepholes(step.peepholes, step.convolution.tiling, pixel, step.hidden, two);
-  loaded.previous_cell = load_two(step.previous_cell, pixel.number * step.hidden + two.first, two);
-  return loaded;
+  const auto& [pixel, channels] = site;
+  const int64_t at = pixel.number * step.hidden + channels.first;
+  return {load_peepholes(step.peepholes, step.convolution.tiling, pixel, step.hidden, channels),
+          load_four(step.previous_cell, at, channels)};
 }
 
-// Equations (1)-(5) for two channels of a pixel, whose convolutions are in z.
-template <class Numbers, bool together, class A>
+// Equations (1)-(5) for four channels of a pixel, whose pre-activations but for the peepholes are z.
+template <class Numbers, bool together, class A, class Sigmoid>
 MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Site<together>& site,
-                                const ForwardOperands<Numbers>& loaded, A (&z)[4][2]) {
-  const auto& [pixel, two] = site;
-  Pair<A> bias[4];
+                                const ForwardOperands<Numbers>& loaded, A (&z)[4][kUnitChannels],
+                                const Sigmoid& sigmoid) {
+  A cell[kUnitChannels], hidden[kUnitChannels];
 #pragma unroll
-  for (int gate = 0; gate < 4; ++gate) {
-    bias[gate] = load_two(step.bias, int64_t{gate} * step.hidden + two.first, two);
+  for (int e = 0; e < kUnitChannels; ++e) {
+    Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
+    const baseline::CellState<A> state =
+        baseline::cell_forward(gates, loaded.peepholes[e], loaded.previous_cell.numbers[e],
+                               step.equations.output_sees_current, sigmoid);
+    cell[e] = state.cell;
+    hidden[e] = state.hidden;
+    z[0][e] = gates.i;
+    z[1][e] = gates.f;
+    z[2][e] = gates.g;
+    z[3][e] = gates.o;
   }
-  A cell[2], hidden[2];
+  const auto& [pixel, channels] = site;
+  const int64_t at = pixel.number * step.hidden + channels.first;
+  store_four(cell, step.cell, at, channels);
+  store_four(hidden, step.output, at, channels);
+  if (step.gates != nullptr) {
+    auto* gates = step.gates + 4 * pixel.number * step.hidden + channels.first;
 #pragma unroll
-  for (int gate = 0; gate < 4; ++gate) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      z[gate][e] += widen(loaded.input_gates[gate].numbers[e]);
-      z[gate][e] += bias[gate].numbers[e];
+    for (int gate = 0; gate < 4; ++gate) {
+      store_four(z[gate], gates, int64_t{gate} * step.hidden, channels);
     }
   }
-  for_equations(step.equations.output_sees_current, step.equations.hard_sigmoid_slope,
-                [&](auto output_sees_current, const auto& sigmoid) {
-#pragma unroll
-                  for (int e = 0; e < 2; ++e) {
-                    Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
-                    const baseline::CellState<A> state =
-                        baseline::cell_forward<decltype(output_sees_current)::value>(
-                            gates, loaded.peepholes[e], loaded.previous_cell.numbers[e], sigmoid);
-                    cell[e] = state.cell;
-                    hidden[e] = state.hidden;
-                    z[0][e] = gates.i;
-                    z[1][e] = gates.f;
-                    z[2][e] = gates.g;
-                    z[3][e] = gates.o;
-                  }
-                });
-  const int64_t at = pixel.number * step.hidden + two.first;
-  const int64_t gates_at = 4 * pixel.number * step.hidden + two.first;
-  store_two(cell, step.cell, at, two);
-  store_two(hidden, step.output, at, two);
-#pragma unroll
-  for (int gate = 0; gate < 4; ++gate) {
-    store_two(z[gate], step.gates, gates_at + gate * step.hidden, two);
+}
+
+// Where the sums of a forward step's block are: kRows rows of the warp times units of channels.
+template <class Shape, bool together>
+struct ForwardSites {
+  using Numbers = typename Shape::numbers;
+  static constexpr int kRows = 2 * Numbers::kTiles, kUnits = Shape::kQuads / 2;
+  static constexpr int kCount = kRows * kUnits;
+
+  const ForwardStep<Numbers>& step;
+  const Tile& tile;
+
+  MEMX_DEVICE static int first_channel(int unit) {
+    const int quad = block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
+    return quad * kForwardChannels + unit * kUnitColumns;
   }
+
+  MEMX_DEVICE Channels<together> channels_of(int unit) const {
+    return lane_channels<together>(first_channel(unit), step.hidden);
+  }
+
+  MEMX_DEVICE Site<together> operator[](int number) const {
+    return site_of<Shape, together>(step.convolution.tiling, tile, number / kUnits,
+                                    first_channel(number % kUnits), step.hidden);
+  }
+
+  // The first of the two tiles of sums that a gate of a site is in, kQuadTiles apart.
+  MEMX_DEVICE static int tile_of_gate(int number, int gate) {
+    return number % kUnits * 2 * kQuadTiles + gate;
+  }
+};
+
+// Every row of the sums begins with the bias.
+template <class Shape, bool together>
+MEMX_DEVICE void begin_with_bias(const ForwardStep<typename Shape::numbers>& step,
+                                 const ForwardSites<Shape, together>& sites,
+                                 typename Shape::sums& sum) {
+#pragma unroll
+  for (int unit = 0; unit < sites.kUnits; ++unit) {
+    const auto channels = sites.channels_of(unit);
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) {
+      const auto bias = load_four(step.bias, gate * step.hidden + channels.first, channels);
+      const int first_tile = sites.tile_of_gate(unit, gate);
+#pragma unroll
+      for (int row = 0; row < sites.kRows; ++row) {
+        put_four(bias.numbers, sum, row, first_tile, first_tile + kQuadTiles);
+      }
+    }
+  }
+}
+
+// Adds ready-made input gates.
+template <class Shape, bool together>
+MEMX_DEVICE void add_input_gates(const ForwardStep<typename Shape::numbers>& step,
+                                 const ForwardSites<Shape, together>& sites,
+                                 typename Shape::sums& sum) {
+#pragma unroll
+  for (int number = 0; number < sites.kCount; ++number) {
+    const auto [pixel, channels] = sites[number];
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) {
+      const int64_t at = (4 * pixel.number + gate) * step.hidden + channels.first;
+      const auto given = load_four(step.input_gates, at, channels);
+      const int first_tile = sites.tile_of_gate(number, gate);
+      typename Shape::numbers::accumulate values[kUnitChannels];
+      take_four(values, sum, number / sites.kUnits, first_tile, first_tile + kQuadTiles);
+#pragma unroll
+      for (int e = 0; e < kUnitChannels; ++e) {
+        values[e] += widen(given.numbers[e]);
+      }
+      put_four(values, sum, number / sites.kUnits, first_tile, first_tile + kQuadTiles);
+    }
+  }
+}
+
+template <class Shape, bool together>
+MEMX_DEVICE void finish_sums(const ForwardStep<typename Shape::numbers>& step,
+                             const ForwardSites<Shape, together>& sites,
+                             const typename Shape::sums& sum) {
+  using Numbers = typename Shape::numbers;
+  for_sigmoid<Numbers>(step.equations, [&](const auto& sigmoid) {
+    load_and_finish<sites.kCount, together>(
+        [&](int number) { return load_forward(step, sites[number]); },
+        [&](int number, const auto& loaded) {
+          const auto here = sites[number];
+          if (here.channels.count > 0) {
+            typename Numbers::accumulate z[4][kUnitChannels];
+#pragma unroll
+            for (int gate = 0; gate < 4; ++gate) {
+              const int first_tile = sites.tile_of_gate(number, gate);
+              take_four(z[gate], sum, number / sites.kUnits, first_tile, first_tile + kQuadTiles);
+            }
+            finish_forward(step, here, loaded, z, sigmoid);
+          }
+        });
+  });
 }
 
 template <class Shape>
 MEMX_KERNEL(Shape::kThreads, Shape::kBlocks)
 forward_step(MEMX_KERNEL_ARGUMENT ForwardStep<typename Shape::numbers> step) {
-  const Tiling& tiling = step.convolution.tiling;
-  const Tile tile = tile_of(tiling, block_x());
+  const Tile tile = tile_of(step.convolution.tiling, block_x());
   if (has_ended(step.lengths, tile.image, step.t)) {
     return;
   }
-  typename Shape::sums sum = {};
-  Pipeline<Shape, 2>{step.convolution, tile}.run(sum);
-
-  constexpr int kRows = 2 * Shape::numbers::kTiles, kAcross = Shape::kQuads;
-  const int first_quad =
-      block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
+  Pipeline<Shape, 2> pipeline{step.convolution, tile};
+  pipeline.begin();
+  prefetch_tile(step.convolution.tiling, tile, step.previous_cell, step.hidden, 0);
+  prefetch_tile(step.convolution.tiling, tile, step.input_gates, 4 * step.hidden, 1);
+  typename Shape::sums sum;
   for_channels(step.hidden, [&](auto together) {
-    const auto site = [&](int number) {
-      const int first = (first_quad + number % kAcross) * kQuadChannels;
-      return site_of<Shape, decltype(together)::value>(tiling, tile, number / kAcross, first,
-                                                       step.hidden);
-    };
-    load_and_finish<kRows * kAcross, decltype(together)::value>(
-        [&](int number) { return load_forward(step, site(number)); },
-        [&](int number, const auto& loaded) {
-          const auto here = site(number);
-          if (here.two.count > 0) {
-            typename Shape::numbers::accumulate z[4][2];
-#pragma unroll
-            for (int gate = 0; gate < 4; ++gate) {
-              take_two(z[gate], sum, number / kAcross, number % kAcross * kQuadTiles + gate);
-            }
-            finish_forward(step, here, loaded, z);
-          }
-        });
+    const ForwardSites<Shape, decltype(together)::value> sites{step, tile};
+    begin_with_bias(step, sites, sum);
+    if (step.input_gates != nullptr) {
+      add_input_gates(step, sites, sum);
+    }
+  });
+  pipeline.run(sum);
+  for_channels(step.hidden, [&](auto together) {
+    finish_sums(step, ForwardSites<Shape, decltype(together)::value>{step, tile}, sum);
   });
 }
 

@@ -20,19 +20,23 @@ image_gradient(MEMX_KERNEL_ARGUMENT ImageGradient<typename Shape::numbers> argum
   const Tiling& tiling = arguments.convolution.tiling;
   const Tile tile = tile_of(tiling, block_x());
   typename Shape::sums sum = {};
-  Pipeline<Shape, 1>{arguments.convolution, tile}.run(sum);
+  Pipeline<Shape, 1> pipeline{arguments.convolution, tile};
+  pipeline.begin();
+  pipeline.run(sum);
   const auto at = [&](const auto& site) {
-    return site.pixel.number * arguments.channels + site.two.first;
+    return site.pixel.number * arguments.channels + site.channels.first;
   };
-  each_image_pair<Shape>(
+  each_site<Shape>(
       tiling, tile, arguments.channels, sum,
-      [&](const auto& site) { return load_two(arguments.mask, at(site), site.two); },
+      [&](const auto& site) { return load_four(arguments.mask, at(site), site.channels); },
       [&](const auto& site, const auto& mask, auto& values) {
         if (arguments.mask != nullptr) {
-          values[0] *= widen(mask.numbers[0]);
-          values[1] *= widen(mask.numbers[1]);
+#pragma unroll
+          for (int e = 0; e < kUnitChannels; ++e) {
+            values[e] *= widen(mask.numbers[e]);
+          }
         }
-        store_two(values, arguments.gradient, at(site), site.two);
+        store_four(values, arguments.gradient, at(site), site.channels);
       });
 }
 

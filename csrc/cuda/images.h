@@ -23,9 +23,12 @@ struct Tile {
   int top, left;
 };
 
-MEMX_DEVICE Tile tile_of(const Tiling& tiling, int64_t number) {
-  const int within = int(number % tiling.tiles());
-  return {number / tiling.tiles(), (within / tiling.tiles_across) << tiling.rows_log2,
+// Number is an int where the tiles are blocks, of which there are no more: 64 bits are divided slowly.
+template <class Number>
+MEMX_DEVICE Tile tile_of(const Tiling& tiling, Number number) {
+  const Number image = number / tiling.tiles();
+  const int within = int(number - image * tiling.tiles());
+  return {image, (within / tiling.tiles_across) << tiling.rows_log2,
           (within % tiling.tiles_across) << tiling.columns_log2};
 }
 
@@ -63,6 +66,7 @@ struct Image {
   bool is_gathered;
   bool moves_pieces;  // as they are, in whole, aligned pieces of 16 bytes
   int chunks, blocks;
+  int run;  // taps of a row that are gone through at once
 
   MEMX_EITHER int tap_rows() const { return is_gathered ? 1 : kernel_height; }
   MEMX_EITHER int tap_columns() const { return is_gathered ? 1 : kernel_width; }
@@ -96,80 +100,108 @@ MEMX_DEVICE bool is_inside(const Image& image, int y, int x) {
   return unsigned(y) < unsigned(image.height) && unsigned(x) < unsigned(image.width);
 }
 
-// body(down, across, number of the pixel): every pixel of a rectangle, `units` threads to each, of
-// which thread() % units is the unit; a block has more threads than units. From one pixel of a thread
-// to its next is counted, not divided.
-template <class Body>
-MEMX_DEVICE void each_pixel_of(int rows, int columns, int units, const Body& body) {
-  const int step = threads() / units;
-  int down = 0, across = thread() / units;
-  if (across >= step) {
-    return;  // of the threads that are left over
+// A thread's way through the pixels of a rectangle, `units` threads to each pixel, of which
+// thread() % units is the unit; a block has more threads than units. From one pixel to the next is
+// counted, not divided.
+class Walk {
+ public:
+  MEMX_DEVICE Walk(int rows, int columns, int units)
+      : step_(threads() / units), columns_(columns), pixels_(rows * columns) {
+    pixel = across = thread() / units;
+    if (across >= step_) {
+      pixel = pixels_;  // of the threads that are left over
+    }
+    wrap();
   }
-  for (int pixel = across;; pixel += step, across += step) {
-    while (across >= columns) {
-      across -= columns;
+
+  int pixel, down = 0, across;  // number, row and column
+
+  MEMX_DEVICE bool has_pixel() const { return pixel < pixels_; }
+
+  MEMX_DEVICE void advance() {
+    pixel += step_;
+    across += step_;
+    wrap();
+  }
+
+ private:
+  MEMX_DEVICE void wrap() {
+    while (across >= columns_) {
+      across -= columns_;
       ++down;
     }
-    if (down >= rows) {
-      return;
+  }
+
+  int step_, columns_, pixels_;
+};
+
+// One channel of K: which channel of the image, and what to add to a pixel's place in the rectangle
+// for its place in the image.
+struct ChannelSource {
+  int channel, down, across;
+};
+
+MEMX_DEVICE ChannelSource channel_source(const Image& image, int channel) {
+  if (!image.is_gathered) {
+    return {channel, 0, 0};
+  }
+  const int tap = channel / image.channels;
+  const int down = tap / image.kernel_width;
+  return {channel - tap * image.channels, down, tap - down * image.kernel_width};
+}
+
+template <class S>
+struct alignas(kPieceBytes) PieceOf {
+  static constexpr int kCount = kPieceBytes / sizeof(S);
+  S numbers[kCount];
+};
+
+// A piece of channels of K of a pixel, from an image or its mask: number by number, all asked for
+// before one is looked at. From one number to the next is counted, not divided.
+template <class S>
+MEMX_DEVICE PieceOf<S> collect(const Image& image, const S* memory, const Tile& tile,
+                               const Walk& walk, int channel) {
+  ChannelSource source = channel_source(image, channel);
+  int y = tile.top - image.padding_rows + walk.down + source.down;
+  int x = tile.left - image.padding_columns + walk.across + source.across;
+  int64_t at = (int64_t{y} * image.width + x) * image.channels + source.channel;
+  const int to_next_row = (image.width - image.kernel_width) * image.channels;
+  PieceOf<S> piece;
+#pragma unroll
+  for (int n = 0; n < piece.kCount; ++n) {
+    const bool exists = is_inside(image, y, x) && channel + n < image.depth();
+    piece.numbers[n] = exists ? memory[at] : S{};
+    ++at;
+    ++source.channel;
+    if (image.is_gathered && source.channel == image.channels) {
+      source.channel = 0;
+      ++source.across;
+      ++x;
+      if (source.across == image.kernel_width) {
+        source.across = 0;
+        x -= image.kernel_width;
+        ++y;
+        at += to_next_row;
+      }
     }
-    body(down, across, pixel);
   }
+  return piece;
 }
 
 template <class S>
-MEMX_DEVICE void move_pieces(const Image& image, const Tiling& tiling, const Tile& tile, int chunk,
-                             const Target& target) {
-  constexpr int kNumbers = kPieceBytes / sizeof(S);
-  const int pieces = image.blocks * (kBlockBytes / kPieceBytes), piece = thread() % pieces;
-  const int channel = (chunk * pieces + piece) * kNumbers;
-  const int top = tile.top - image.padding_rows, left = tile.left - image.padding_columns;
-  const S* source = image_in<S>(image, image.memory, tile.image);
-  each_pixel_of(image.halo_rows(tiling.rows()), image.halo_columns(tiling.columns()), pieces,
-                [&](int down, int across, int pixel) {
-                  const int y = top + down, x = left + across;
-                  const bool exists = is_inside(image, y, x) && channel < image.channels;
-                  const int64_t at =
-                      exists ? (int64_t{y} * image.width + x) * image.channels + channel : 0;
-                  copy_16_bytes(target.memory + pixel * target.pitch + piece * kPieceBytes,
-                                source + at, exists);
-                });
-}
-
-// Number by number: for images of any alignment, gathered ones, and those with a mask.
-template <class S>
-MEMX_DEVICE void move_numbers(const Image& image, const Tiling& tiling, const Tile& tile, int chunk,
-                              const Target& target) {
-  const int numbers = image.blocks * (kBlockBytes / int(sizeof(S))), number = thread() % numbers;
-  int channel = chunk * numbers + number;
-  int top = tile.top - image.padding_rows, left = tile.left - image.padding_columns;
-  const bool has_channel = channel < image.depth();
-  if (image.is_gathered) {
-    const int tap = channel / image.channels;
-    channel -= tap * image.channels;
-    top += tap / image.kernel_width;
-    left += tap % image.kernel_width;
-  }
-  const S* source = image_in<S>(image, image.memory, tile.image);
-  const S* mask = nullptr;
+MEMX_DEVICE PieceOf<S> collect_masked(const Image& image, const Tile& tile, const Walk& walk,
+                                      int channel) {
+  PieceOf<S> piece =
+      collect(image, image_in<S>(image, image.memory, tile.image), tile, walk, channel);
   if (image.mask != nullptr) {
-    mask = image_in<S>(image, image.mask, tile.image % image.masks);
+    const S* mask = image_in<S>(image, image.mask, tile.image % image.masks);
+    const PieceOf<S> factors = collect(image, mask, tile, walk, channel);
+#pragma unroll
+    for (int n = 0; n < piece.kCount; ++n) {
+      narrow(widen(piece.numbers[n]) * widen(factors.numbers[n]), piece.numbers[n]);
+    }
   }
-  char* result = target.memory + number * int(sizeof(S));
-  each_pixel_of(image.halo_rows(tiling.rows()), image.halo_columns(tiling.columns()), numbers,
-                [&](int down, int across, int pixel) {
-                  const int y = top + down, x = left + across;
-                  S value{};
-                  if (has_channel && is_inside(image, y, x)) {
-                    const int64_t at = (int64_t{y} * image.width + x) * image.channels + channel;
-                    value = source[at];
-                    if (mask != nullptr) {
-                      narrow(widen(value) * widen(mask[at]), value);
-                    }
-                  }
-                  *reinterpret_cast<S*>(result + pixel * target.pitch) = value;
-                });
+  return piece;
 }
 
 // Brings a chunk of the pixels under a tile to shared memory, zeros where there are none. Complete
@@ -177,10 +209,23 @@ MEMX_DEVICE void move_numbers(const Image& image, const Tiling& tiling, const Ti
 template <class S>
 MEMX_DEVICE void move_chunk(const Image& image, const Tiling& tiling, const Tile& tile, int chunk,
                             const Target& target) {
-  if (image.moves_pieces) {
-    move_pieces<S>(image, tiling, tile, chunk, target);
-  } else {
-    move_numbers<S>(image, tiling, tile, chunk, target);
+  const int pieces = image.blocks * (kBlockBytes / kPieceBytes), piece = thread() % pieces;
+  const int channel = (chunk * pieces + piece) * PieceOf<S>::kCount;
+  const ChannelSource source = channel_source(image, channel);
+  const int top = tile.top - image.padding_rows + source.down;
+  const int left = tile.left - image.padding_columns + source.across;
+  const S* images = image_in<S>(image, image.memory, tile.image);
+  Walk walk(image.halo_rows(tiling.rows()), image.halo_columns(tiling.columns()), pieces);
+  for (; walk.has_pixel(); walk.advance()) {
+    char* result = target.memory + walk.pixel * target.pitch + piece * kPieceBytes;
+    if (image.moves_pieces) {
+      const int y = top + walk.down, x = left + walk.across;
+      const bool exists = is_inside(image, y, x) && channel < image.depth();
+      const int64_t at = (int64_t{y} * image.width + x) * image.channels + source.channel;
+      copy_16_bytes(result, images + (exists ? at : 0), exists);
+    } else {
+      *reinterpret_cast<PieceOf<S>*>(result) = collect_masked<S>(image, tile, walk, channel);
+    }
   }
 }
 

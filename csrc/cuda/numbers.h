@@ -28,10 +28,19 @@ constexpr int kQuadColumns = kQuadTiles * kTileColumns;
 constexpr int kPackedBytes = kBlockBytes * kQuadColumns;  // of a block of K of a quad
 
 // Where a number of a packed block of K of a quad comes from.
-struct Place {
+struct PackedPlace {
   int k;       // in the block of K
   int column;  // in the quad
 };
+
+// Of the two tiles that hold a unit of 16 channels a lane has columns 2 c and 2 c + 1 each. They stand
+// for four channels in a row, 4 c to 4 c + 3, so that a lane can move them at once.
+constexpr int kUnitColumns = 2 * kTileColumns;
+
+// The channel, in its unit, of a column of the unit's first tile or, `second`, its other.
+MEMX_EITHER int channel_of_column(int column, bool second) {
+  return column / 2 * 4 + second * 2 + column % 2;
+}
 
 // What a thread moves at once.
 struct alignas(16) Piece {
@@ -60,6 +69,7 @@ template <class Storage, class Operand>
 struct MatrixNumbers {
   using storage = Storage;
   using accumulate = float;
+  static constexpr bool kIsMatrix = true;
   static constexpr int kTiles = 2;            // of rows, of a warp
   static constexpr int kThreadsAtOnce = 512;  // of a multiprocessor: registers are for so many
   static constexpr int kPointers = kTiles;    // of multiply_packed, a lane
@@ -68,7 +78,7 @@ struct MatrixNumbers {
   static constexpr int kPixelDepth = kBlockBytes / sizeof(Storage);
   static constexpr bool kIsRounded = std::is_same_v<Operand, TensorFloat32>;
 
-  MEMX_DEVICE static Place place_in_block(int number) {
+  MEMX_DEVICE static PackedPlace place_in_block(int number) {
     constexpr int kHeld = 4 / sizeof(Storage);  // in a register
     const int part = number % kHeld, held = number / kHeld % 4;
     const int lane = number / (4 * kHeld) % 32, half = number / (128 * kHeld);
@@ -180,6 +190,7 @@ template <class T>
 struct PlainNumbers {
   using storage = T;
   using accumulate = T;
+  static constexpr bool kIsMatrix = false;
   static constexpr int kTiles = sizeof(T) == 4 ? 2 : 1;
   static constexpr int kThreadsAtOnce = 256;
   static constexpr int kPointers = 2 * kTiles;
@@ -189,7 +200,7 @@ struct PlainNumbers {
 
   static constexpr int kHeld = kPieceBytes / sizeof(T);  // in a piece
 
-  MEMX_DEVICE static Place place_in_block(int number) {
+  MEMX_DEVICE static PackedPlace place_in_block(int number) {
     const int within = number % kQuadColumns;
     const int c = within % (4 * kHeld) / kHeld, part = within % kHeld;
     const int tile = within / (4 * kHeld) * (kHeld / 2) + part / 2;

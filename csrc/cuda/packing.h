@@ -29,12 +29,15 @@ MEMX_DEVICE S weight_of(const WeightPacking<Numbers>& packing, int tap, int chan
   const int hidden = packing.hidden;
   if (packing.direction == Direction::kForward) {
     const int gate = column / kTileColumns;
-    const int of_gate = quad * kTileColumns + column % kTileColumns;
+    const int of_gate =
+        quad / 2 * kUnitColumns + channel_of_column(column % kTileColumns, quad % 2 == 1);
     const bool exists = tap < packing.taps && channel < packing.channels && of_gate < hidden;
     const int64_t row = int64_t{gate} * hidden + of_gate;
     return exists ? packing.weight[(row * packing.channels + channel) * packing.taps + tap] : S{};
   }
-  const int image_channel = quad * kQuadColumns + column;
+  const int tile = column / kTileColumns;
+  const int image_channel = quad * kQuadColumns + tile / 2 * kUnitColumns +
+                            channel_of_column(column % kTileColumns, tile % 2 == 1);
   const bool exists =
       tap < packing.taps && channel < 4 * hidden && image_channel < packing.channels;
   const int64_t at = int64_t{channel} * packing.channels + image_channel;
@@ -52,7 +55,7 @@ pack_weight(MEMX_KERNEL_ARGUMENT WeightPacking<Numbers> packing) {
   if (number >= packing.count) {
     return;
   }
-  const Place place = Numbers::place_in_block(int(number % kNumbers));
+  const PackedPlace place = Numbers::place_in_block(int(number % kNumbers));
   int64_t unit = number / kNumbers;
   const int quad_in_run = int(unit % packing.quads);
   unit /= packing.quads;

@@ -10,6 +10,11 @@
 namespace memx::cuda {
 
 constexpr int kMostBlocks = 4;  // of K in a chunk: 128 bytes of channels
+constexpr int kMostTaps = 3;    // of a stage
+
+// What the blocks of a multiprocessor may have together: that of Hopper's, and no less than two blocks
+// need. Where a multiprocessor has less, fewer of them run at once.
+constexpr int kMultiprocessorBytes = 2 * kSharedBytes;
 
 constexpr int64_t ceil_div(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
@@ -32,22 +37,23 @@ Image image_of(const void* memory, const ImageSizes& sizes, const void* mask = n
           sizes.padding_rows,
           sizes.padding_columns,
           narrow,
-          mask == nullptr && !narrow && bytes % kPieceBytes == 0,
+          mask == nullptr && bytes % kPieceBytes == 0,
           0,
-          0};
+          0,
+          1};
 }
 
 inline void gather(Image& image) {
   image.is_gathered = image.kernel_height * image.kernel_width > 1;
-  image.moves_pieces = image.moves_pieces && !image.is_gathered;
 }
 
-// Chunks of at most so many blocks, about equally deep.
+// Chunks of at most so many blocks, about equally deep; and rows of taps into about equal runs.
 template <class S>
 void cut_into_chunks(Image& image, int most_blocks) {
   const int blocks = int(ceil_div(int64_t{image.depth()} * sizeof(S), kBlockBytes));
   image.chunks = int(ceil_div(blocks, most_blocks));
   image.blocks = int(ceil_div(blocks, image.chunks));
+  image.run = int(ceil_div(image.tap_columns(), ceil_div(image.tap_columns(), kMostTaps)));
 }
 
 inline int halo_pixels(const Image& image, const Tiling& tiling) {
@@ -82,28 +88,50 @@ inline Tiling tiling_of(int height, int width, int pixels, int kernel_height, in
 // Memory for the chunks of which some tap may be read while those after them are on their way.
 template <class Shape, int operands>
 Memory memory_of(const Convolution<operands>& convolution) {
-  int chunks = 0, fewest_taps = kStages;
+  int chunks = 0, fewest_stages = kStages;  // of a chunk
   Memory memory{};
   for (const Operand& operand : convolution.operand) {
     const Image& image = operand.image;
     if (image.chunks > 0) {
       const int pitch = image.blocks * kBlockBytes + kPieceBytes;
       chunks += image.chunks;
-      fewest_taps = std::min(fewest_taps, image.taps());
+      fewest_stages =
+          std::min(fewest_stages, image.tap_rows() * int(ceil_div(image.tap_columns(), image.run)));
       memory.image_bytes =
           std::max(memory.image_bytes, halo_pixels(image, convolution.tiling) * pitch);
-      memory.weight_bytes =
-          std::max(memory.weight_bytes, image.blocks * Shape::kBlockQuads * kPackedBytes);
+      memory.weight_bytes = std::max(memory.weight_bytes, image.run * weight_bytes<Shape>(image));
     }
   }
-  memory.images = std::min(chunks, 1 + int(ceil_div(kStages - 1, fewest_taps)));
+  memory.images = std::min(chunks, 1 + int(ceil_div(kStages - 1, fewest_stages)));
   return memory;
 }
 
-// Decides on tiles, chunks and memory of a convolution whose results are height x width. Operands
-// without a kernel are left out. Packed weights depend on the chunks and so come later.
+// How the blocks of a convolution lie over its results.
+template <class Shape>
+Grid grid_of(const Tiling& tiling, int64_t images, int64_t quads) {
+  return {images * tiling.tiles(), int(ceil_div(quads, Shape::kBlockQuads))};
+}
+
+// How many bytes of shared memory make a block too large: as many blocks as there are for each
+// multiprocessor, and as it has registers for, are to run at once.
+template <class Shape>
+int most_bytes(const Grid& grid, int multiprocessors) {
+  const int64_t wanted = ceil_div(grid.x * grid.y, multiprocessors);
+  const int64_t blocks = std::min<int64_t>(wanted, Shape::kBlocks);
+  return std::min(kSharedBytes, int(kMultiprocessorBytes / std::max<int64_t>(blocks, 1)));
+}
+
+// What a convolution computes: images of so many pixels and packed quads of columns.
+struct Extent {
+  int64_t images;
+  int height, width;
+  int64_t quads;
+};
+
+// Decides on tiles, chunks and memory of a convolution and says how its blocks are to be launched.
+// Operands without a kernel are left out. Packed weights depend on the chunks and so come later.
 template <class Shape, int operands>
-void plan(Convolution<operands>& convolution, int height, int width) {
+Grid plan(Convolution<operands>& convolution, const Extent& extent, int multiprocessors) {
   using S = typename Shape::numbers::storage;
   int kernel_height = 1, kernel_width = 1;
   for (const Operand& operand : convolution.operand) {
@@ -112,7 +140,9 @@ void plan(Convolution<operands>& convolution, int height, int width) {
       kernel_width = std::max(kernel_width, operand.image.kernel_width);
     }
   }
-  convolution.tiling = tiling_of(height, width, Shape::kPixels, kernel_height, kernel_width);
+  convolution.tiling =
+      tiling_of(extent.height, extent.width, Shape::kPixels, kernel_height, kernel_width);
+  const Grid grid = grid_of<Shape>(convolution.tiling, extent.images, extent.quads);
   for (const bool gathers : {false, true}) {
     for (int blocks = kMostBlocks; blocks > 0; blocks /= 2) {
       for (Operand& operand : convolution.operand) {
@@ -124,8 +154,9 @@ void plan(Convolution<operands>& convolution, int height, int width) {
         }
       }
       convolution.memory = memory_of<Shape>(convolution);
-      if (convolution.memory.bytes() <= kSharedBytes) {
-        return;
+      const int most = blocks > 1 ? most_bytes<Shape>(grid, multiprocessors) : kSharedBytes;
+      if (convolution.memory.bytes() <= most) {
+        return grid;
       }
     }
   }

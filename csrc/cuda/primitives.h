@@ -68,6 +68,14 @@ MEMX_DEVICE void copy_16_bytes(char* target, const void* source, bool valid) {
                : "memory");
 }
 
+// Has bytes, whose address and number are multiples of 16, brought to the cache that all
+// multiprocessors share, where a GPU can be asked for that.
+MEMX_DEVICE void prefetch([[maybe_unused]] const void* memory, [[maybe_unused]] int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(memory), "r"(bytes) : "memory");
+#endif
+}
+
 // Ends a group of this thread's copies.
 MEMX_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
@@ -175,6 +183,19 @@ MEMX_DEVICE void narrow(float value, Float16& result) {
 }
 MEMX_DEVICE void narrow(float value, float& result) { result = value; }
 MEMX_DEVICE void narrow(double value, double& result) { result = value; }
+
+// 2^x and 1 / x by the special function unit: within two units in the last place, and zero where the
+// result is not a normal number.
+MEMX_DEVICE float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
+MEMX_DEVICE float reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
 
 inline void check(cudaError_t status) {
   if (status != cudaSuccess) {

@@ -46,6 +46,14 @@ inline void copy_16_bytes(char* target, const void* source, bool valid) {
   }
   fibres::copy({target, valid ? source : nullptr, 16});
 }
+inline void prefetch(const void* memory, int bytes) {
+  if (reinterpret_cast<uintptr_t>(memory) % 16 != 0 || bytes % 16 != 0) {
+    fibres::fail("prefetch: an address or a number of bytes is no multiple of 16");
+  }
+  for (int byte = 0; byte < bytes; ++byte) {  // the sanitizer sees what does not exist
+    static_cast<void>(static_cast<const volatile char*>(memory)[byte]);
+  }
+}
 inline void commit_copies() { fibres::commit_copies(); }
 template <int pending>
 void wait_copies() {
@@ -73,6 +81,9 @@ inline void narrow(float value, Float16& result) {
 }
 inline void narrow(float value, float& result) { result = value; }
 inline void narrow(double value, double& result) { result = value; }
+
+inline float power_of_two(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
 
 namespace collective {
 
