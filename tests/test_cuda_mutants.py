@@ -91,12 +91,18 @@ MUTANTS = {
         *("image.blocks * kBlockBytes + kPieceBytes;", "image.blocks * kBlockBytes + 8;"),
     ),
     "one tile of a weight gradient lies over the next": (
-        *("float64", "weight_gradient.h", "int kGradientStages = 2;", "int kGradientStages = 1;"),
+        *("float64", "weight_gradient.h"),
+        "request(slot == 0 ? kGradientStages - 1 : slot - 1)",
+        "request(following(slot, kGradientStages))",
+    ),
+    "a tile of a weight gradient is not waited for": (
+        *("float64", "weight_gradient.h"),
+        *("wait_copies<kGradientStages - 2>", "wait_copies<kGradientStages - 1>"),
     ),
     "not all threads reach a barrier": (
         *("float64", "weight_gradient.h"),
-        "    barrier();\n    number = next_tile",
-        "    if (warp() > 0) barrier();\n    number = next_tile",
+        "    wait_copies<kGradientStages - 2>();\n    barrier();",
+        "    wait_copies<kGradientStages - 2>();\n    if (warp() > 0) barrier();",
     ),
     "a sequence that has ended goes on": (
         *("float64", "forward_step.h"),
@@ -104,7 +110,7 @@ MUTANTS = {
     ),
     "frames after the end of a sequence are read": (
         *("float64", "weight_gradient.h"),
-        *("work.first_step + image / work.batch", "work.first_step"),
+        *("step = int(work.first_step + steps)", "step = int(work.first_step)"),
     ),
     "the gradient of h_n comes at the last step of all": (
         *("float64", "backward_step.h"),
@@ -112,7 +118,7 @@ MUTANTS = {
     ),
     "sums are read before they are written": (
         *("float64", "parameter_sums.h"),
-        *("= sums[n];\n    barrier();", "= sums[n];"),
+        *("sum_rows<channels>(work);\n  barrier();", "sum_rows<channels>(work);"),
     ),
     "sums of a tap's other warps are lost": (
         *("bfloat16", "weight_gradient.h", "share < shares; ++share", "share < 1; ++share"),
@@ -135,9 +141,9 @@ MUTANTS = {
     "fragments of pixels are swapped": (
         *(
             "bfloat16",
-            "numbers.h",
-            "image.offset(first + matrix / 2 * 8",
-            "image.offset(first + matrix % 2 * 8",
+            "pixel_products.h",
+            "lane() / 16 * 8 + lane() % 8",
+            "lane() / 8 % 2 * 8 + lane() % 8",
         ),
     ),
 }

@@ -70,6 +70,9 @@ ACCURACY_CASES = (
     Case(3, 1, 0, 16, 12, 9),
     Case(3, 2, 5, 16, 9, 7, peephole="channel", hard_slope=0.5),
     Case(3, 2, 5, 16, 9, 7, masked=True),
+    # Weight gradients: several groups of tiles, many runs of columns, several products in a row.
+    Case(2, 1, 10, 24, 3, 40, (5, 5)),
+    Case(2, 1, 4, 36, 2, 60),
 )
 
 

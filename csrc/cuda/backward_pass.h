@@ -5,15 +5,16 @@
 
 #include "backward_step.h"
 #include "forward_pass.h"
+#include "gradient_planning.h"
 #include "image_gradient.h"
 #include "parameter_sums.h"
-#include "weight_gradient.h"
 
 namespace memx::cuda {
 
 // A weight gradient is cut into so many parts that a GPU is full, unless they would be very short
-// or their sums take too much memory.
-constexpr int64_t kEnoughBlocks = 4;  // a multiprocessor
+// or their sums take too much memory. A multiprocessor has one block at a time.
+constexpr int64_t kMostWaves = 4;
+constexpr double kGoodUse = 0.9;
 constexpr int64_t kFewestTiles = 8;
 constexpr int64_t kMostPartBytes = 64 << 20;
 
@@ -216,8 +217,8 @@ class BackwardPass {
     work.batch = layer_.batch;
     plan(work);
     const int taps = work.image.taps();
-    const Grid grid{ceil_div(taps, work.taps) * work.image.chunks,
-                    int(ceil_div(work.gradients.channels, kGradientColumns<Numbers>))};
+    const Grid grid{work.image.chunks * work.groups,
+                    int(ceil_div(work.gradients.channels, work.across() * kRunColumns<Numbers>))};
     const int64_t part_size = int64_t{taps} * work.image.depth() * work.gradients.channels;
 
     std::vector<int64_t> parts;
@@ -235,60 +236,78 @@ class BackwardPass {
       work.first_step = groups[n].first_step;
       work.tiles = groups[n].count * work.tiling.tiles();
       work.tiles_a_part = ceil_div(work.tiles, parts[n]);
-      launch(weight_gradient<Numbers>, {grid.x, grid.y, int(parts[n])},
-             32 * work.taps * work.shares,
-             kGradientStages * (work.image_bytes + work.gradient_bytes), stream_, work);
+      launch(weight_gradient<Numbers>, {grid.x, grid.y, int(parts[n])}, 32 * work.warps(),
+             shared_bytes(work), stream_, work);
       work.parts += parts[n] * part_size;
     }
     launch_add_parts<S, A>(
-        {memory, static_cast<S*>(gradient), all_parts, sizes.kernel_height * sizes.kernel_width,
-         sizes.channels, work.gradients.channels},
+        {memory, static_cast<S*>(gradient), int(all_parts),
+         sizes.kernel_height * sizes.kernel_width, sizes.channels, work.gradients.channels},
         stream_);
   }
 
+  // So many that one wave of blocks, or a few, leave hardly a multiprocessor idle.
   int64_t parts_of(int64_t tiles, int64_t blocks_a_part, int64_t bytes_a_part) const {
-    const int64_t parts = std::min({ceil_div(kEnoughBlocks * layer_.multiprocessors, blocks_a_part),
-                                    ceil_div(tiles, kFewestTiles),
-                                    std::max<int64_t>(1, kMostPartBytes / bytes_a_part)});
+    const int64_t most = std::min(ceil_div(tiles, kFewestTiles),
+                                  std::max<int64_t>(1, kMostPartBytes / bytes_a_part));
+    int64_t parts = 1;
+    double best_use = 0;
+    for (int64_t waves = 1; waves <= kMostWaves && best_use < kGoodUse; ++waves) {
+      const int64_t blocks = waves * layer_.multiprocessors;
+      const int64_t fitting = std::min(most, blocks / blocks_a_part);
+      const double use = double(fitting * blocks_a_part) / double(blocks);
+      if (use > best_use) {
+        parts = fitting;
+        best_use = use;
+      }
+    }
     return ceil_div(tiles, ceil_div(tiles, parts));
   }
 
   void sum_parameters() {
-    const int64_t pixels = layer_.image_pixels(), blocks = ceil_div(pixels, kSumPixels);
     const int hidden = layer_.hidden;
+    const int channels = move_together<Numbers>(hidden) ? kChannelsTogether<Numbers> : 1;
+    const int64_t blocks = parameter_blocks(rows_at_once(channels));
     const bool spatial = layer_.spatial_peepholes;
-    A* bias = arguments_.bias == nullptr ? nullptr : workspace_.array<A>(blocks * 4 * hidden);
-    A* peepholes = arguments_.weight_ch == nullptr
-                       ? nullptr
-                       : workspace_.array<A>((spatial ? pixels : blocks) * 3 * hidden);
-    const ParameterSums<Numbers> work{gate_gradients_,
-                                      cells_,
-                                      static_cast<const A*>(layer_.c_0),
-                                      layer_.steps * layer_.batch,
-                                      layer_.batch,
-                                      pixels,
-                                      hidden,
-                                      spatial,
-                                      layer_.output_sees_current,
-                                      bias,
-                                      peepholes};
-    launch(parameter_sums<Numbers>, {blocks, int(ceil_div(hidden, kSumChannels))},
-           kSumPixels * kSumChannels, kSumPixels * kSumChannels * int(sizeof(A)), stream_, work);
-    if (bias != nullptr) {
-      launch_add_parts<S, A>({bias, static_cast<S*>(arguments_.bias), blocks, 1, 1, 4 * hidden},
-                             stream_);
+    ParameterSums<Numbers> work{};
+    work.gate_gradients = gate_gradients_;
+    work.cells = cells_;
+    work.c_0 = static_cast<const A*>(layer_.c_0);
+    work.rows_a_step = layer_.batch * layer_.image_pixels();
+    work.rows = layer_.steps * work.rows_a_step;
+    work.stride = spatial ? layer_.image_pixels() : blocks * rows_at_once(channels);
+    work.hidden = hidden;
+    work.output_sees_current = layer_.output_sees_current;
+    work.sums_peepholes = arguments_.weight_ch != nullptr;
+    work.bias = arguments_.bias == nullptr ? nullptr : workspace_.array<A>(blocks * 4 * hidden);
+    if (spatial) {
+      work.spatial = static_cast<S*>(arguments_.weight_ch);
+    } else if (work.sums_peepholes) {
+      work.peepholes = workspace_.array<A>(blocks * 3 * hidden);
     }
-    if (peepholes != nullptr) {
-      S* result = static_cast<S*>(arguments_.weight_ch);
-      // One part of a spatial gradient is all of it, (3, pixels, C) to (3, C, pixels).
-      for (int n = 0; spatial && n < 3; ++n) {
-        launch_add_parts<S, A>(
-            {peepholes + n * pixels * hidden, result + n * pixels * hidden, 1, pixels, 1, hidden},
-            stream_);
-      }
-      if (!spatial) {
-        launch_add_parts<S, A>({peepholes, result, blocks, 1, 1, 3 * hidden}, stream_);
-      }
+    launch(parameter_sums<Numbers>, {blocks, parameter_runs()}, kParameterThreads,
+           parameter_bytes(channels, sizeof(A)), stream_, work);
+    add_blocks(work.bias, arguments_.bias, blocks, 4 * hidden);
+    add_blocks(work.peepholes, arguments_.weight_ch, blocks, 3 * hidden);
+  }
+
+  int parameter_runs() const { return int(ceil_div(layer_.hidden, kParameterChannels)); }
+
+  // Blocks of a run of channels: for all pixels of an image if they have peepholes of their own, or as
+  // many as a GPU has at once.
+  int64_t parameter_blocks(int rows) const {
+    const int64_t pixels = layer_.image_pixels();
+    if (layer_.spatial_peepholes) {
+      return ceil_div(pixels, rows);
+    }
+    return std::min(ceil_div(layer_.steps * layer_.batch * pixels, rows),
+                    ceil_div(kParameterBlocks * layer_.multiprocessors, parameter_runs()));
+  }
+
+  // Sums of blocks that have so many each; null: not wanted.
+  void add_blocks(const A* sums, void* result, int64_t blocks, int numbers) {
+    if (sums != nullptr) {
+      launch_add_parts<S, A>({sums, static_cast<S*>(result), int(blocks), 1, 1, numbers}, stream_);
     }
   }
 

@@ -6,11 +6,9 @@
 //
 //   sum[m][n][2 h + e]    row 16 m + 8 h + r, column 8 n + 2 c + e
 //
-// The operands of such tiles come in two ways:
-//
-//   multiply_packed    rows are pixels and K their channels, one after the other in shared memory; the
-//                      right operand is packed as the lanes need it (place_in_block)
-//   multiply_pixels    rows are channels and K pixels: both operands are images in shared memory
+// In multiply_packed() rows are pixels and K their channels, one after the other in shared memory; the
+// right operand is packed as the lanes need it (place_in_block). Products whose K are pixels are in
+// pixel_products.h.
 #pragma once
 
 #include <type_traits>
@@ -73,9 +71,6 @@ struct MatrixNumbers {
   static constexpr int kTiles = 2;            // of rows, of a warp
   static constexpr int kThreadsAtOnce = 512;  // of a multiprocessor: registers are for so many
   static constexpr int kPointers = kTiles;    // of multiply_packed, a lane
-  static constexpr int kPixelColumns = 8;     // tiles of columns of multiply_pixels
-  static constexpr int kPixelPadding = sizeof(Storage) == 2 ? 16 : 32;  // bytes: no bank conflicts
-  static constexpr int kPixelDepth = kBlockBytes / sizeof(Storage);
   static constexpr bool kIsRounded = std::is_same_v<Operand, TensorFloat32>;
 
   MEMX_DEVICE static PackedPlace place_in_block(int number) {
@@ -119,55 +114,6 @@ struct MatrixNumbers {
     multiply<Operand>(sum, left, right);
   }
 
-  // Adds kPixelDepth pixels from number `first` on.
-  template <int N>
-  MEMX_DEVICE static void multiply_pixels(float (&sum)[kTiles][N][4], const PixelImage& image,
-                                          const PixelImage& gradients, int first) {
-    uint32_t left[kTiles][4], right[N][2];
-    if constexpr (sizeof(Storage) == 2) {
-      const int in_eight = lane() % 8, matrix = lane() / 8;
-      const int image_offset = image.offset(first + matrix / 2 * 8 + in_eight);
-      const int offset = gradients.offset(first + matrix % 2 * 8 + in_eight);
-      const char* rows[kTiles];
-#pragma unroll
-      for (int m = 0; m < kTiles; ++m) {
-        rows[m] = image.memory + image_offset + (2 * m + matrix % 2) * kPieceBytes;
-      }
-      load_matrices_transposed(left, rows);
-      const char* columns[N / 2];
-#pragma unroll
-      for (int n = 0; n < N; n += 2) {
-        columns[n / 2] = gradients.memory + offset + (n + matrix / 2) * kPieceBytes;
-      }
-      uint32_t found[N / 2][4];
-      load_matrices_transposed(found, columns);
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        right[n][0] = found[n / 2][n % 2 * 2];
-        right[n][1] = found[n / 2][n % 2 * 2 + 1];
-      }
-    } else {
-      const int r = lane() / 4, c = lane() % 4;
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const char* channels = image.memory + image.offset(first + 4 * k + c);
-        const char* columns = gradients.memory + gradients.offset(first + 4 * k + c);
-#pragma unroll
-        for (int m = 0; m < kTiles; ++m) {
-          left[m][2 * k] = at<uint32_t>(channels, (16 * m + r) * 4);
-          left[m][2 * k + 1] = at<uint32_t>(channels, (16 * m + 8 + r) * 4);
-        }
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-          right[n][k] = at<uint32_t>(columns, (8 * n + r) * 4);
-        }
-      }
-      round_all(left);
-      round_all(right);
-    }
-    multiply<Operand>(sum, left, right);
-  }
-
  private:
   template <int M, int N>
   MEMX_DEVICE static void round_all(uint32_t (&bits)[M][N]) {
@@ -183,9 +129,9 @@ struct MatrixNumbers {
   }
 };
 
-// Products in T itself, float or double, by fused multiply-adds. Those of a block of K, or of
-// kPixelDepth pixels, are added up by themselves first: one sum over thousands of them, term by
-// term, would be several times less exact.
+// Products in T itself, float or double, by fused multiply-adds. Those of a block of K are
+// added up by themselves first: one sum over thousands of them, term by term, would be several times
+// less exact.
 template <class T>
 struct PlainNumbers {
   using storage = T;
@@ -194,9 +140,6 @@ struct PlainNumbers {
   static constexpr int kTiles = sizeof(T) == 4 ? 2 : 1;
   static constexpr int kThreadsAtOnce = 256;
   static constexpr int kPointers = 2 * kTiles;
-  static constexpr int kPixelColumns = sizeof(T) == 4 ? 8 : 4;
-  static constexpr int kPixelPadding = kPieceBytes;
-  static constexpr int kPixelDepth = 4;
 
   static constexpr int kHeld = kPieceBytes / sizeof(T);  // in a piece
 
@@ -247,42 +190,6 @@ struct PlainNumbers {
 #pragma unroll
         for (int held = 0; held < kHeld; ++held) {
           sum[row / 2][n + held / 2][row % 2 * 2 + held % 2] += part[row][held];
-        }
-      }
-    }
-  }
-
-  // Adds kPixelDepth pixels from number `first` on, which are neighbours in a row.
-  template <int N>
-  MEMX_DEVICE static void multiply_pixels(T (&sum)[kTiles][N][4], const PixelImage& image,
-                                          const PixelImage& gradients, int first) {
-    const char* channels = image.memory + image.offset(first);
-    const char* columns = gradients.memory + gradients.offset(first);
-    T left[kPointers][kPixelDepth];
-#pragma unroll
-    for (int row = 0; row < kPointers; ++row) {
-#pragma unroll
-      for (int k = 0; k < kPixelDepth; ++k) {
-        left[row][k] = at<T>(channels, k * image.pitch + row_of_pointer(row) * int(sizeof(T)));
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = kTileColumns * n + lane() % 4 * 2 + e;
-        T part[kPointers] = {};
-#pragma unroll
-        for (int k = 0; k < kPixelDepth; ++k) {
-          const T right = at<T>(columns, k * gradients.pitch + column * int(sizeof(T)));
-#pragma unroll
-          for (int row = 0; row < kPointers; ++row) {
-            part[row] += left[row][k] * right;
-          }
-        }
-#pragma unroll
-        for (int row = 0; row < kPointers; ++row) {
-          sum[row / 2][n][row % 2 * 2 + e] += part[row];
         }
       }
     }

@@ -122,6 +122,12 @@ MEMX_DEVICE uint32_t round_to_tf32(uint32_t bits) {
   return rounded;
 }
 
+// The same in fewer instructions, for multiply() alone, which ignores the last 13 bits: of negative
+// NaNs those that arithmetic never gives, with all of the highest bits set, become zero.
+MEMX_DEVICE uint32_t operand_of_tf32(uint32_t bits) {
+  return max(int32_t(bits + 0x1000u), int32_t(bits));
+}
+
 // What float operands of multiply() are rounded to.
 struct TensorFloat32 {};
 

@@ -67,6 +67,8 @@ inline uint32_t round_to_tf32(uint32_t bits) {
   return is_number ? (bits + 0x1000u) & 0xffffe000u : bits;
 }
 
+inline uint32_t operand_of_tf32(uint32_t bits) { return round_to_tf32(bits); }
+
 inline float widen(Bfloat16 value) { return __builtin_bit_cast(float, uint32_t{value.bits} << 16); }
 inline float widen(Float16 value) { return float(__builtin_bit_cast(_Float16, value.bits)); }
 inline float widen(float value) { return value; }
