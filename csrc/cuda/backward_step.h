@@ -47,7 +47,7 @@ using SmallBackward = Shape<Numbers, 4, 1, 1>;
 
 template <class S, bool together>
 MEMX_DEVICE Four<S> load_strided(const StridedImages<S>& images, int64_t image, const Pixel& pixel,
-                                 const Channels<together>& channels) {
+                                 const LaneChannels<together>& channels) {
   const int64_t at = image * images.image + pixel.y * images.row + pixel.x * images.column +
                      channels.first * images.channel;
   if (together && images.is_aligned) {

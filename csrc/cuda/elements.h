@@ -15,7 +15,7 @@ constexpr int kUnitChannels = 4;
 // Channels `first` and those after it that exist. They are moved together where all images have a
 // multiple of four channels.
 template <bool together>
-struct Channels {
+struct LaneChannels {
   int first;
   int count;  // 0 to 4
 };
@@ -27,7 +27,8 @@ struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : kPieceBytes) Four {
 
 // What is at `memory`, the first channel's place; zeros where there is no memory or no channel.
 template <class T, bool together>
-MEMX_DEVICE Four<T> load_four(const T* memory, int64_t offset, const Channels<together>& channels) {
+MEMX_DEVICE Four<T> load_four(const T* memory, int64_t offset,
+                              const LaneChannels<together>& channels) {
   const int count = memory == nullptr ? 0 : channels.count;
   Four<T> four{};
   if constexpr (together) {
@@ -58,7 +59,7 @@ MEMX_DEVICE void store_whole(T* memory, const Four<T>& four) {
 
 template <class T, class A, bool together>
 MEMX_DEVICE void store_four(const A (&values)[kUnitChannels], T* memory, int64_t offset,
-                            const Channels<together>& channels) {
+                            const LaneChannels<together>& channels) {
   if (memory == nullptr) {
     return;
   }
@@ -149,7 +150,7 @@ struct PeepholeFours {
 template <class S, bool together>
 MEMX_DEVICE PeepholeFours<S> load_peepholes(const Peepholes<S>& peepholes, const Tiling& tiling,
                                             const Pixel& pixel, int hidden,
-                                            const Channels<together>& channels) {
+                                            const LaneChannels<together>& channels) {
   const int64_t pixels = peepholes.is_spatial ? int64_t{tiling.height} * tiling.width : 1;
   const int64_t in_image = peepholes.is_spatial ? int64_t{pixel.y} * tiling.width + pixel.x : 0;
   const int64_t at = in_image * hidden + channels.first, gate = pixels * hidden;
@@ -162,12 +163,12 @@ MEMX_DEVICE PeepholeFours<S> load_peepholes(const Peepholes<S>& peepholes, const
 template <bool together>
 struct Site {
   Pixel pixel;
-  Channels<together> channels;
+  LaneChannels<together> channels;
 };
 
 // The lane's in the unit of 16 channels that begins with `first`.
 template <bool together>
-MEMX_DEVICE Channels<together> lane_channels(int first, int channels) {
+MEMX_DEVICE LaneChannels<together> lane_channels(int first, int channels) {
   const int channel = first + lane() % 4 * kUnitChannels, left = channels - channel;
   return {channel, left < 0 ? 0 : left < kUnitChannels ? left : kUnitChannels};
 }

@@ -100,7 +100,7 @@ struct ForwardSites {
     return quad * kForwardChannels + unit * kUnitColumns;
   }
 
-  MEMX_DEVICE Channels<together> channels_of(int unit) const {
+  MEMX_DEVICE LaneChannels<together> channels_of(int unit) const {
     return lane_channels<together>(first_channel(unit), step.hidden);
   }
 
