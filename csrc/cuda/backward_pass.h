@@ -93,8 +93,8 @@ class BackwardPass {
     return grid;
   }
 
-  // body(Shape{}): large blocks, wide ones where there are channels for them, unless there would be too
-  // few to fill the GPU.
+  // body(Shape{}): large blocks, wide ones where there are channels for them. Where there would be too few
+  // to fill the GPU, small ones whose warps share K.
   template <class Body>
   void with_shape(const ImageSizes& sizes, int64_t images, const Body& body) const {
     using Wide = WideBackward<Numbers>;
@@ -108,7 +108,7 @@ class BackwardPass {
                ceil_div(pixels, Tall::kPixels) >= layer_.multiprocessors) {
       body(Tall{});
     } else {
-      body(SmallBackward<Numbers>{});
+      body(SharedBackward<Numbers>{});
     }
   }
 

@@ -43,7 +43,7 @@ using WideBackward = Shape<Numbers, 4, 2, 1>;
 template <class Numbers>
 using TallBackward = Shape<Numbers, 8, 1, 1>;
 template <class Numbers>
-using SmallBackward = Shape<Numbers, 4, 1, 1>;
+using SharedBackward = Shape<Numbers, 4, 1, 1, Numbers::kThreadsAtOnce / 128>;
 
 template <class S, bool together>
 MEMX_DEVICE Four<S> load_strided(const StridedImages<S>& images, int64_t image, const Pixel& pixel,
@@ -175,14 +175,16 @@ backward_step(MEMX_KERNEL_ARGUMENT BackwardStep<typename Shape::numbers> step) {
   typename Shape::sums sum = {};
   pipeline.run(sum);
   const bool is_last = step.lengths == nullptr || step.t + 1 == step.lengths[tile.image];
-  for_sigmoid<typename Shape::numbers>(step.equations, [&](const auto& sigmoid) {
-    each_site<Shape>(
-        step.convolution.tiling, tile, step.hidden, sum,
-        [&](const auto& site) { return load_backward(step, tile.image, site); },
-        [&](const auto& site, const auto& loaded, auto& gradient) {
-          complete_hidden_gradient(step, tile.image, is_last, site, loaded, gradient);
-          finish_backward(step, site, loaded, gradient, sigmoid);
-        });
+  with_own_sums<Shape>(sum, [&](const auto& own) {
+    for_sigmoid<typename Shape::numbers>(step.equations, [&](const auto& sigmoid) {
+      each_site<Shape>(
+          step.convolution.tiling, tile, step.hidden, own,
+          [&](const auto& site) { return load_backward(step, tile.image, site); },
+          [&](const auto& site, const auto& loaded, auto& gradient) {
+            complete_hidden_gradient(step, tile.image, is_last, site, loaded, gradient);
+            finish_backward(step, site, loaded, gradient, sigmoid);
+          });
+    });
   });
 }
 

@@ -21,24 +21,45 @@ struct Operand {
   const char* weights;
 };
 
-// How the warps of a block share its tile.
-template <class Numbers, int down, int across, int quads>
+// How the warps of a block share its tile: `down` x `across` positions, and K among `shares` warps at
+// each. Of what they have added up, every one of these then has some rows (exchange.h).
+template <class Numbers, int down, int across, int quads, int shares = 1>
 struct Shape {
   using numbers = Numbers;
-  static constexpr int kWarpsDown = down, kWarpsAcross = across, kQuads = quads;  // kQuads a warp
-  static constexpr int kThreads = 32 * down * across;
+  static constexpr int kPositions = down * across, kShares = shares;
+  static constexpr int kQuads = quads;  // a warp
+  static constexpr int kThreads = 32 * kPositions * shares;
   static constexpr int kBlocks = Numbers::kThreadsAtOnce / kThreads;  // of a multiprocessor
   static constexpr int kPixels = down * Numbers::kTiles * kTileRows;
   static constexpr int kBlockQuads = across * quads;
   static constexpr int kColumnTiles = quads * kQuadTiles;  // a warp
   using sums = typename Numbers::accumulate[Numbers::kTiles][kColumnTiles][4];
+
+  // Of 8 pixels each: of a position, and of one of its warps.
+  static constexpr int kRows = 2 * Numbers::kTiles;
+  static constexpr int kOwnRows = (kRows + shares - 1) / shares;
+  using own_sums = typename Numbers::accumulate[(kOwnRows + 1) / 2][kColumnTiles][4];
+
+  MEMX_DEVICE static int share() { return shares == 1 ? 0 : warp() / kPositions; }
+  MEMX_DEVICE static int position() { return shares == 1 ? warp() : warp() % kPositions; }
+  MEMX_DEVICE static int warp_across() { return warp() % across; }
+  MEMX_DEVICE static int first_pixel() {
+    return position() / across * (Numbers::kTiles * kTileRows);
+  }
+  MEMX_DEVICE static int first_own_row() { return share() * kOwnRows; }
 };
 
-// Shared memory of a block: the images of some chunks, then the weights of kStages stages.
+// Shared memory of a block: the images of some chunks, then the weights of kStages stages. In the end
+// the sums that warps exchange take its place.
 struct Memory {
   int image_bytes, images;
   int weight_bytes;
-  MEMX_EITHER int bytes() const { return images * image_bytes + kStages * weight_bytes; }
+  int exchanged_bytes;
+
+  MEMX_EITHER int bytes() const {
+    const int of_stages = images * image_bytes + kStages * weight_bytes;
+    return of_stages < exchanged_bytes ? exchanged_bytes : of_stages;
+  }
 };
 
 template <int operands>
@@ -162,31 +183,64 @@ struct Pipeline {
     const int row = image.halo_columns(tiling.columns());
     const PixelImage pixels{image_memory(stage), pitch_of(image), row, tiling.columns_log2};
     const int shift = (stage.down * row + stage.across) * pixels.pitch;
-    const int first = warp() / Shape::kWarpsAcross * (Numbers::kTiles * kTileRows);
     const char* rows[Numbers::kPointers];
 #pragma unroll
     for (int i = 0; i < Numbers::kPointers; ++i) {
-      rows[i] = pixels.memory + pixels.offset(first + Numbers::row_of_pointer(i)) + shift;
+      const int pixel = Shape::first_pixel() + Numbers::row_of_pointer(i);
+      rows[i] = pixels.memory + pixels.offset(pixel) + shift;
     }
     const char* packed =
-        weight_memory(stage) + warp() % Shape::kWarpsAcross * (Shape::kQuads * kPackedBytes);
-    const int taps = taps_of(image, stage);
+        weight_memory(stage) + Shape::warp_across() * (Shape::kQuads * kPackedBytes);
+    if constexpr (Shape::kShares == 1) {
+      multiply_all(sum, image, taps_of(image, stage), pixels.pitch, rows, packed);
+    } else {
+      multiply_share(sum, image, taps_of(image, stage), pixels.pitch, rows, packed);
+    }
+  }
+
+  MEMX_DEVICE static void multiply_all(typename Shape::sums& sum, const Image& image, int taps,
+                                       int pitch, const char* (&rows)[Numbers::kPointers],
+                                       const char* packed) {
     for (int tap = 0; tap < taps; ++tap) {
       const char* blocks[Numbers::kPointers];
 #pragma unroll
       for (int i = 0; i < Numbers::kPointers; ++i) {
         blocks[i] = rows[i];
-        rows[i] += pixels.pitch;
       }
+      move(rows, pitch);
 #pragma unroll 2
       for (int block = 0; block < image.blocks; ++block) {
         Numbers::multiply_packed(sum, blocks, packed);
-#pragma unroll
-        for (int i = 0; i < Numbers::kPointers; ++i) {
-          blocks[i] += kBlockBytes;
-        }
+        move(blocks, kBlockBytes);
         packed += Shape::kBlockQuads * kPackedBytes;
       }
+    }
+  }
+
+  // Every so-manieth block of K, through all taps.
+  MEMX_DEVICE static void multiply_share(typename Shape::sums& sum, const Image& image, int taps,
+                                         int pitch, const char* (&rows)[Numbers::kPointers],
+                                         const char* packed) {
+    constexpr int kPacked = Shape::kBlockQuads * kPackedBytes;
+    const int to_next_tap = pitch - image.blocks * kBlockBytes;
+    int block = Shape::share();
+    move(rows, block * kBlockBytes);
+    packed += block * kPacked;
+    for (int unit = block; unit < taps * image.blocks; unit += Shape::kShares) {
+      for (; block >= image.blocks; block -= image.blocks) {
+        move(rows, to_next_tap);
+      }
+      Numbers::multiply_packed(sum, rows, packed);
+      block += Shape::kShares;
+      move(rows, Shape::kShares * kBlockBytes);
+      packed += Shape::kShares * kPacked;
+    }
+  }
+
+  MEMX_DEVICE static void move(const char* (&pointers)[Numbers::kPointers], int bytes) {
+#pragma unroll
+    for (int i = 0; i < Numbers::kPointers; ++i) {
+      pointers[i] += bytes;
     }
   }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../cell_math.h"
-#include "convolution.h"
+#include "exchange.h"
 
 namespace memx::cuda {
 
@@ -177,8 +177,8 @@ MEMX_DEVICE LaneChannels<together> lane_channels(int first, int channels) {
 template <class Shape, bool together>
 MEMX_DEVICE Site<together> site_of(const Tiling& tiling, const Tile& tile, int row, int first,
                                    int channels) {
-  const int rows = warp() / Shape::kWarpsAcross * (Shape::numbers::kTiles * kTileRows);
-  const Pixel pixel = pixel_of(tiling, tile, rows + row * 8 + lane() / 4);
+  Pixel pixel = pixel_of(tiling, tile, Shape::first_pixel() + row * 8 + lane() / 4);
+  pixel.exists = pixel.exists && row < Shape::kRows;
   return {pixel, lane_channels<together>(first, pixel.exists ? channels : 0)};
 }
 
@@ -232,22 +232,21 @@ MEMX_DEVICE void put_four(const A (&values)[kUnitChannels], A (&sum)[M][N][4], i
   }
 }
 
-// body(site, load(site), its sums): all that a lane has of a convolution whose columns are the
-// channels of an image.
-template <class Shape, class Load, class Body>
-MEMX_DEVICE void each_site(const Tiling& tiling, const Tile& tile, int channels,
-                           const typename Shape::sums& sum, const Load& load, const Body& body) {
-  constexpr int kRows = 2 * Shape::numbers::kTiles, kUnits = Shape::kColumnTiles / 2;
-  const int first_quad =
-      block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
+// body(site, load(site), its sums): all that a lane has, in the warp's own rows, of a convolution whose
+// columns are the channels of an image.
+template <class Shape, class Sums, class Load, class Body>
+MEMX_DEVICE void each_site(const Tiling& tiling, const Tile& tile, int channels, const Sums& sum,
+                           const Load& load, const Body& body) {
+  constexpr int kUnits = Shape::kColumnTiles / 2;
+  const int first_quad = block_y() * Shape::kBlockQuads + Shape::warp_across() * Shape::kQuads;
   for_channels(channels, [&](auto together) {
     const auto site = [&](int number) {
       const int first = first_quad * kQuadColumns + number % kUnits * kUnitColumns;
-      return site_of<Shape, decltype(together)::value>(tiling, tile, number / kUnits, first,
-                                                       channels);
+      return site_of<Shape, decltype(together)::value>(
+          tiling, tile, Shape::first_own_row() + number / kUnits, first, channels);
     };
     // The next is not asked for ahead: it would take more registers than there are.
-    load_and_finish<kRows * kUnits, false>(
+    load_and_finish<Shape::kOwnRows * kUnits, false>(
         [&](int number) { return load(site(number)); },
         [&](int number, const auto& loaded) {
           const auto here = site(number);

@@ -38,14 +38,8 @@ class ForwardPass {
     }
     step_.peepholes = peepholes_of<Numbers>(layer, workspace, stream);
     step_.equations = equations_of<A>(layer);
-    // Too few blocks to fill the GPU: narrow ones, of which there are more.
-    prepare<WideForward<Numbers>>();
-    if (layer.hidden <= NarrowForward<Numbers>::kBlockQuads * kForwardChannels ||
-        grid_.x * grid_.y < layer.multiprocessors) {
-      is_narrow_ = true;
-      prepare<NarrowForward<Numbers>>();
-    }
-    is_narrow_ ? pack_weights<NarrowForward<Numbers>>() : pack_weights<WideForward<Numbers>>();
+    choose_shape();
+    with_shape([&](auto shape) { pack_weights<decltype(shape)>(); });
   }
 
   // Computes step t from H_{t-1} and C_{t-1}; null results are not stored.
@@ -67,14 +61,38 @@ class ForwardPass {
     step.output = output;
     step.cell = cell;
     step.gates = gates;
-    if (is_narrow_) {
-      launch_as<NarrowForward<Numbers>>(step);
-    } else {
-      launch_as<WideForward<Numbers>>(step);
-    }
+    with_shape([&](auto shape) { launch_as<decltype(shape)>(step); });
   }
 
  private:
+  enum class Blocks { kWide, kNarrow, kShared };
+
+  // body(Shape{}).
+  template <class Body>
+  void with_shape(const Body& body) const {
+    switch (blocks_) {
+      case Blocks::kWide:
+        return body(WideForward<Numbers>{});
+      case Blocks::kNarrow:
+        return body(NarrowForward<Numbers>{});
+      case Blocks::kShared:
+        return body(SharedForward<Numbers>{});
+    }
+  }
+
+  // Narrow blocks where there are few channels. Where there would be too few blocks to fill the GPU,
+  // small ones whose warps share K.
+  void choose_shape() {
+    prepare<WideForward<Numbers>>();
+    if (grid_.x * grid_.y < layer_.multiprocessors) {
+      blocks_ = Blocks::kShared;
+      prepare<SharedForward<Numbers>>();
+    } else if (layer_.hidden <= NarrowForward<Numbers>::kBlockQuads * kForwardChannels) {
+      blocks_ = Blocks::kNarrow;
+      prepare<NarrowForward<Numbers>>();
+    }
+  }
+
   template <class Shape>
   void prepare() {
     Convolution<2>& convolution = step_.convolution;
@@ -111,7 +129,7 @@ class ForwardPass {
   const Stream stream_;
   ForwardStep<Numbers> step_;
   Grid grid_;
-  bool is_narrow_ = false;
+  Blocks blocks_ = Blocks::kWide;
 };
 
 template <class Numbers>

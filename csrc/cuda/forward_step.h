@@ -30,6 +30,8 @@ template <class Numbers>
 using WideForward = Shape<Numbers, 4, 2, 2>;
 template <class Numbers>
 using NarrowForward = Shape<Numbers, 4, 1, 2>;
+template <class Numbers>
+using SharedForward = Shape<Numbers, 4, 1, 2, Numbers::kThreadsAtOnce / 128>;
 
 // Packed columns of the forward step: a quad is the four gates of a tile of 8 columns, and two quads
 // a unit, so that one lane has all gates of its channels.
@@ -85,18 +87,19 @@ MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Site<tog
   }
 }
 
-// Where the sums of a forward step's block are: kRows rows of the warp times units of channels.
-template <class Shape, bool together>
+// Where the sums of a warp are: some rows, from the first on, times units of channels.
+template <class Shape, bool together, int rows>
 struct ForwardSites {
   using Numbers = typename Shape::numbers;
-  static constexpr int kRows = 2 * Numbers::kTiles, kUnits = Shape::kQuads / 2;
+  static constexpr int kRows = rows, kUnits = Shape::kQuads / 2;
   static constexpr int kCount = kRows * kUnits;
 
   const ForwardStep<Numbers>& step;
   const Tile& tile;
+  int first_row;
 
   MEMX_DEVICE static int first_channel(int unit) {
-    const int quad = block_y() * Shape::kBlockQuads + warp() % Shape::kWarpsAcross * Shape::kQuads;
+    const int quad = block_y() * Shape::kBlockQuads + Shape::warp_across() * Shape::kQuads;
     return quad * kForwardChannels + unit * kUnitColumns;
   }
 
@@ -105,7 +108,7 @@ struct ForwardSites {
   }
 
   MEMX_DEVICE Site<together> operator[](int number) const {
-    return site_of<Shape, together>(step.convolution.tiling, tile, number / kUnits,
+    return site_of<Shape, together>(step.convolution.tiling, tile, first_row + number / kUnits,
                                     first_channel(number % kUnits), step.hidden);
   }
 
@@ -116,10 +119,9 @@ struct ForwardSites {
 };
 
 // Every row of the sums begins with the bias.
-template <class Shape, bool together>
+template <class Shape, class Sites>
 MEMX_DEVICE void begin_with_bias(const ForwardStep<typename Shape::numbers>& step,
-                                 const ForwardSites<Shape, together>& sites,
-                                 typename Shape::sums& sum) {
+                                 const Sites& sites, typename Shape::sums& sum) {
 #pragma unroll
   for (int unit = 0; unit < sites.kUnits; ++unit) {
     const auto channels = sites.channels_of(unit);
@@ -136,10 +138,9 @@ MEMX_DEVICE void begin_with_bias(const ForwardStep<typename Shape::numbers>& ste
 }
 
 // Adds ready-made input gates.
-template <class Shape, bool together>
+template <class Shape, class Sites>
 MEMX_DEVICE void add_input_gates(const ForwardStep<typename Shape::numbers>& step,
-                                 const ForwardSites<Shape, together>& sites,
-                                 typename Shape::sums& sum) {
+                                 const Sites& sites, typename Shape::sums& sum) {
 #pragma unroll
   for (int number = 0; number < sites.kCount; ++number) {
     const auto [pixel, channels] = sites[number];
@@ -159,10 +160,20 @@ MEMX_DEVICE void add_input_gates(const ForwardStep<typename Shape::numbers>& ste
   }
 }
 
-template <class Shape, bool together>
-MEMX_DEVICE void finish_sums(const ForwardStep<typename Shape::numbers>& step,
-                             const ForwardSites<Shape, together>& sites,
-                             const typename Shape::sums& sum) {
+template <bool together, class Shape>
+MEMX_DEVICE void begin_sums(const ForwardStep<typename Shape::numbers>& step, const Tile& tile,
+                            typename Shape::sums& sum) {
+  const ForwardSites<Shape, together, Shape::kRows> sites{step, tile, 0};
+  begin_with_bias<Shape>(step, sites, sum);
+  if (step.input_gates != nullptr) {
+    add_input_gates<Shape>(step, sites, sum);
+  }
+}
+
+template <bool together, class Shape, class Sums>
+MEMX_DEVICE void finish_sums(const ForwardStep<typename Shape::numbers>& step, const Tile& tile,
+                             const Sums& sum) {
+  const ForwardSites<Shape, together, Shape::kOwnRows> sites{step, tile, Shape::first_own_row()};
   using Numbers = typename Shape::numbers;
   for_sigmoid<Numbers>(step.equations, [&](const auto& sigmoid) {
     load_and_finish<sites.kCount, together>(
@@ -193,17 +204,17 @@ forward_step(MEMX_KERNEL_ARGUMENT ForwardStep<typename Shape::numbers> step) {
   pipeline.begin();
   prefetch_tile(step.convolution.tiling, tile, step.previous_cell, step.hidden, 0);
   prefetch_tile(step.convolution.tiling, tile, step.input_gates, 4 * step.hidden, 1);
-  typename Shape::sums sum;
+  typename Shape::sums sum = {};
   for_channels(step.hidden, [&](auto together) {
-    const ForwardSites<Shape, decltype(together)::value> sites{step, tile};
-    begin_with_bias(step, sites, sum);
-    if (step.input_gates != nullptr) {
-      add_input_gates(step, sites, sum);
+    if (Shape::share() == 0) {
+      begin_sums<decltype(together)::value, Shape>(step, tile, sum);
     }
   });
   pipeline.run(sum);
-  for_channels(step.hidden, [&](auto together) {
-    finish_sums(step, ForwardSites<Shape, decltype(together)::value>{step, tile}, sum);
+  with_own_sums<Shape>(sum, [&](const auto& own) {
+    for_channels(step.hidden, [&](auto together) {
+      finish_sums<decltype(together)::value, Shape>(step, tile, own);
+    });
   });
 }
 

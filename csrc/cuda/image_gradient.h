@@ -26,18 +26,20 @@ image_gradient(MEMX_KERNEL_ARGUMENT ImageGradient<typename Shape::numbers> argum
   const auto at = [&](const auto& site) {
     return site.pixel.number * arguments.channels + site.channels.first;
   };
-  each_site<Shape>(
-      tiling, tile, arguments.channels, sum,
-      [&](const auto& site) { return load_four(arguments.mask, at(site), site.channels); },
-      [&](const auto& site, const auto& mask, auto& values) {
-        if (arguments.mask != nullptr) {
+  with_own_sums<Shape>(sum, [&](const auto& own) {
+    each_site<Shape>(
+        tiling, tile, arguments.channels, own,
+        [&](const auto& site) { return load_four(arguments.mask, at(site), site.channels); },
+        [&](const auto& site, const auto& mask, auto& values) {
+          if (arguments.mask != nullptr) {
 #pragma unroll
-          for (int e = 0; e < kUnitChannels; ++e) {
-            values[e] *= widen(mask.numbers[e]);
+            for (int e = 0; e < kUnitChannels; ++e) {
+              values[e] *= widen(mask.numbers[e]);
+            }
           }
-        }
-        store_four(values, arguments.gradient, at(site), site.channels);
-      });
+          store_four(values, arguments.gradient, at(site), site.channels);
+        });
+  });
 }
 
 }  // namespace memx::cuda

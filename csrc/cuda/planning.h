@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "convolution.h"
+#include "exchange.h"
 
 namespace memx::cuda {
 
@@ -90,6 +90,7 @@ template <class Shape, int operands>
 Memory memory_of(const Convolution<operands>& convolution) {
   int chunks = 0, fewest_stages = kStages;  // of a chunk
   Memory memory{};
+  memory.exchanged_bytes = kExchangedBytes<Shape>;
   for (const Operand& operand : convolution.operand) {
     const Image& image = operand.image;
     if (image.chunks > 0) {
