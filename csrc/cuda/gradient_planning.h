@@ -42,6 +42,7 @@ void share_out(WeightGradient<Numbers>& work, const GradientShape& shape) {
   work.shares_log2 = log2_at_most(most_shares);
 }
 
+// Everything that follows from a shape.
 template <class Numbers>
 void shape_gradient(WeightGradient<Numbers>& work, const GradientShape& shape) {
   using S = typename Numbers::storage;
@@ -61,7 +62,6 @@ void shape_gradient(WeightGradient<Numbers>& work, const GradientShape& shape) {
   const int threads = 32 * work.warps();
   work.image_footprint = footprint_of<Numbers>(image, work.tiling, threads);
   work.gradient_footprint = footprint_of<Numbers>(work.gradients, work.tiling, threads);
-
   work.stage_bytes = work.image_footprint.bytes() + work.gradient_footprint.bytes();
 
   const int pitch = work.image_footprint.pitch;
@@ -87,8 +87,9 @@ bool is_possible(const WeightGradient<Numbers>& work) {
   return shared_bytes(work) <= kSharedBytes && 32 * work.warps() >> units_log2 > 0;
 }
 
-// About how many cycles a multiprocessor has to do with an image: what is moved by pieces comes at
-// 20 bytes a cycle, by numbers at 4 of them, and every rectangle has a barrier.
+// About how many cycles a multiprocessor has to do with an image, as if it moved pixels and then
+// multiplied: what is moved by pieces comes at 20 bytes a cycle, by numbers at 4 of them, and every
+// rectangle has a barrier.
 template <class Numbers>
 double cycles_of(const WeightGradient<Numbers>& work) {
   using S = typename Numbers::storage;

@@ -58,7 +58,7 @@ template <class T, int channels>
 using MovedChannels = Moved<channels* int(sizeof(T))>;
 
 template <class T, int channels>
-struct Channels {
+struct TakenChannels {
   T numbers[channels];
 };
 
@@ -68,8 +68,8 @@ MEMX_DEVICE MovedChannels<T, channels> load_channels(const T* memory) {
 }
 
 template <class T, int channels>
-MEMX_DEVICE Channels<T, channels> channels_of(const MovedChannels<T, channels>& moved) {
-  using Taken = Channels<T, channels>;
+MEMX_DEVICE TakenChannels<T, channels> channels_of(const MovedChannels<T, channels>& moved) {
+  using Taken = TakenChannels<T, channels>;
   return __builtin_bit_cast(Taken, moved);
 }
 
