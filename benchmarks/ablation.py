@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -197,15 +198,14 @@ def main() -> int:
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--into", type=Path, default=RESULTS_FOLDER, help="folder of the CSV file")
     options = parser.parse_args()
-    lines = [
-        line
-        for dtype in ("float32", "bfloat16")[: 1 + has_bfloat16(options.device)]
-        for workload in options.workloads
-        for work in PASSES
-        for line in measure(workload_named(workload), dtype, work, options.rounds, options.device)
-    ]
     options.into.mkdir(parents=True, exist_ok=True)
-    write(options.into / f"{file_stem(device_name(options.device))}-ablation.csv", lines)
+    csv_file = options.into / f"{file_stem(device_name(options.device))}-ablation.csv"
+    dtypes = ("float32", "bfloat16")[: 1 + has_bfloat16(options.device)]
+    lines: list[Line] = []
+    for name in options.workloads:
+        for dtype, work in itertools.product(dtypes, PASSES):
+            lines += measure(workload_named(name), dtype, work, options.rounds, options.device)
+        write(csv_file, lines)  # whoever has to stop it keeps the workloads that are done
     print(markdown(lines))
     return 0
 

@@ -1,21 +1,21 @@
 #!/bin/sh
-# Proves and measures both GPU engines on a machine that has one, without network, in nine minutes:
-# benchmarks/gpu.sh OUT
+# Proves and measures both GPU engines on a machine that has one, without network, in nine minutes or
+# in as many seconds as are given: benchmarks/gpu.sh OUT [SECONDS]
 #
 # Installs the package into build/gpu, compiled for this GPU alone; where that fails, without its
 # extension, so that Triton can be measured all the same. Then come, at once, what takes long and
 # needs no clock: the tests that need a GPU, compute-sanitizer over a small case where it is there,
-# and Triton's compilation of what is going to be measured. After that, one by one: the main workload
-# against plain PyTorch, both engines side by side on every workload with what each optimisation is
-# worth, the other workloads, and last the rivals that have to be compiled, as far as time allows.
-# Everything it finds is written below OUT, the tables and a CSV to commit below OUT/results; and,
-# in OUT/gpu_engines.csv, which engine was faster: committed as memx_fast/gpu_engines.csv, it is what
-# "auto" goes by. A summary comes last. PYTHON names the interpreter (python3), whose packages are
-# used.
+# and the compilation of what is going to be measured, Triton's and the rivals'. After that, one by
+# one: both engines side by side on every workload with what each optimisation is worth, the main
+# workload against all rivals, then other workloads against those that need no compilation, as far as
+# time allows. Everything it finds is written below OUT, the tables and a CSV to commit below
+# OUT/results; and, in OUT/gpu_engines.csv, which engine was faster: committed as
+# memx_fast/gpu_engines.csv, it is what "auto" goes by, here already. A summary comes last. PYTHON names the
+# interpreter (python3), whose packages are used. INSTALLED=1 takes what is in build/gpu already.
 set -u
 
-if [ $# -ne 1 ]; then
-    echo "usage: $0 OUT" >&2
+if [ $# -lt 1 ] || [ $# -gt 2 ]; then
+    echo "usage: $0 OUT [SECONDS]" >&2
     exit 2
 fi
 python=${PYTHON:-python3}
@@ -23,7 +23,7 @@ if ! "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())
     echo "$0: the PyTorch of $python sees no GPU" >&2
     exit 1
 fi
-deadline=$(($(date +%s) + 500))
+deadline=$(($(date +%s) + ${2:-500}))
 mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.." || exit 2
@@ -97,14 +97,16 @@ measure() {
     fi
 }
 
-rm -rf build/gpu
-TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch
+if [ -z "${INSTALLED:-}" ]; then
+    rm -rf build/gpu
+    TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch
 print("{}.{}".format(*torch.cuda.get_device_capability()))')
-export TORCH_CUDA_ARCH_LIST
-report build install
-if [ ! -d build/gpu/memx_fast ]; then
-    export MEMX_FAST_NO_EXTENSION=1
-    report build-without-extension install
+    export TORCH_CUDA_ARCH_LIST
+    report build install
+    if [ ! -d build/gpu/memx_fast ]; then
+        export MEMX_FAST_NO_EXTENSION=1
+        report build-without-extension install
+    fi
 fi
 report info "$python" -m memx_fast.info
 
@@ -121,23 +123,23 @@ if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
             --device cuda --rounds 1 --into "$out/compilation-$workload" &
     done
 fi
+report_within 150 compilation-rivals "$python" -m pytest -q -p no:cacheprovider benchmarks \
+    --device cuda --preparation 100 --seconds 0 -k "[samm- and bfloat16" &
 wait
 
-measure samm bfloat16 --uncompiled --seconds 5
 if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
-    for workload in $workloads; do
-        before_deadline "ablation-$workload" "$python" -m benchmarks.ablation "$workload" \
-            --device cuda --rounds 15 --into "$out/ablation-$workload"
-    done
-    report gpu-engines "$python" -m benchmarks.gpu_engines "$out"/ablation-*/*.csv \
+    before_deadline ablation "$python" -m benchmarks.ablation $workloads \
+        --device cuda --rounds 5 --into "$out/results"
+    report gpu-engines "$python" -m benchmarks.gpu_engines "$out"/results/*-ablation.csv \
         --into "$out/gpu_engines.csv"
+    cp "$out/gpu_engines.csv" build/gpu/memx_fast/  # the rivals meet the faster engine
 fi
-measure samm float32 --uncompiled --seconds 3
-for workload in streaming radar openstl; do
-    measure "$workload" bfloat16 --uncompiled --seconds 3
-done
 measure samm bfloat16
+for case in "samm float32" "radar bfloat16" "streaming bfloat16" "openstl bfloat16" \
+    "satellite bfloat16" "pointwise bfloat16" "openstl float32" "moving-mnist bfloat16"; do
+    measure $case --uncompiled --seconds 3
+done
 
 tail -qn 3 "$out"/tests-*.txt
-cat "$out/results-samm-bfloat16.txt" "$out"/results/*.md "$out"/ablation-*.txt 2>/dev/null
+cat "$out"/results/*.md "$out"/ablation.txt 2>/dev/null
 ! grep FAILED "$out/verdicts.txt"

@@ -39,8 +39,11 @@ CASES = (
     Case(2, 1, 4, 1, 3, 9, (3, 3), (31, 31), padding=(15, 15)),
 )
 
-# Blocks are wide where they fill the GPU all the same.
+# Blocks are wide where they fill the GPU all the same; where they do not, their warps share K.
 DEVICES = (Device(132, 1, copies_land_at_once=False), Device(1, 2, copies_land_at_once=True))
+# One whose multiprocessors have two small blocks each, forward in one case, backward in the other.
+DEVICE_FOR_TWO = Device(3, 3, copies_land_at_once=False)
+CASES_FOR_TWO = (Case(3, 2, 5, 24, 9, 7, peephole="channel"), Case(2, 2, 5, 24, 12, 13))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +51,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_engine(tmp_path_factory.mktemp("cuda-on-host"))
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=["narrow", "wide"])
+@pytest.mark.parametrize("device", DEVICES, ids=["shared", "wide"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_float64_agrees_with_the_reference(case: Case, device: Device, program: Path) -> None:
     """Results and all gradients to 1e-10, with the gates of half of the steps saved."""
@@ -77,7 +80,10 @@ ACCURACY_CASES = (
 
 
 # Each on one of the devices.
-ACCURACY_RUNS = tuple(zip(ACCURACY_CASES, cycle(DEVICES)))
+ACCURACY_RUNS = (
+    *zip(ACCURACY_CASES, cycle(DEVICES)),
+    *((case, DEVICE_FOR_TWO) for case in CASES_FOR_TWO),
+)
 
 
 def runner(case: Case, engine: Engine) -> Run:

@@ -37,6 +37,9 @@ LARGE_CASES = (
     Case(3, 2, 17, 33, 9, 11, peephole="channel", hard_slope=0.2),
     Case(3, 2, 17, 33, 9, 11, peephole="channel", masked=True),
     Case(5, 4, 8, 32, 17, 18, peephole="channel", ragged=True),
+    # Enough pixels for the large blocks of a data-centre GPU.
+    Case(2, 9, 1, 32, 62, 62, peephole="spatial"),
+    Case(2, 5, 4, 64, 60, 60),
 )
 
 # Triton compiles for every layer: of the small cases it gets those that are least alike.

@@ -94,21 +94,25 @@ class BackwardPass {
   }
 
   // body(Shape{}): large blocks, wide ones where there are channels for them. Where there would be too few
-  // to fill the GPU, small ones whose warps share K.
+  // to fill the GPU, small ones whose warps share K, one of them or two a multiprocessor.
   template <class Body>
   void with_shape(const ImageSizes& sizes, int64_t images, const Body& body) const {
-    using Wide = WideBackward<Numbers>;
-    using Tall = TallBackward<Numbers>;
     const int64_t pixels = images * sizes.height * sizes.width;
-    const int64_t wide = ceil_div(pixels, Wide::kPixels) *
-                         ceil_div(sizes.channels, Wide::kBlockQuads * kQuadColumns);
-    if (sizes.channels > kQuadColumns && wide >= layer_.multiprocessors) {
-      body(Wide{});
-    } else if (sizes.channels <= kQuadColumns &&
-               ceil_div(pixels, Tall::kPixels) >= layer_.multiprocessors) {
-      body(Tall{});
+    const auto fills = [&](auto shape) {
+      using Shape = decltype(shape);
+      return ceil_div(pixels, Shape::kPixels) *
+                 ceil_div(sizes.channels, Shape::kBlockQuads * kQuadColumns) >=
+             layer_.multiprocessors;
+    };
+    const bool is_wide = sizes.channels > kQuadColumns;
+    if (is_wide && fills(WideBackward<Numbers>{})) {
+      body(WideBackward<Numbers>{});
+    } else if (!is_wide && fills(TallBackward<Numbers>{})) {
+      body(TallBackward<Numbers>{});
+    } else if (fills(SharedBackward<Numbers, 2>{})) {
+      body(SharedBackward<Numbers, 2>{});
     } else {
-      body(SharedBackward<Numbers>{});
+      body(SharedBackward<Numbers, 1>{});
     }
   }
 

@@ -42,8 +42,8 @@ template <class Numbers>
 using WideBackward = Shape<Numbers, 4, 2, 1>;
 template <class Numbers>
 using TallBackward = Shape<Numbers, 8, 1, 1>;
-template <class Numbers>
-using SharedBackward = Shape<Numbers, 4, 1, 1, Numbers::kThreadsAtOnce / 128>;
+template <class Numbers, int blocks>
+using SharedBackward = Shape<Numbers, 4, 1, 1, Numbers::kThreadsAtOnce / 128 / blocks>;
 
 template <class S, bool together>
 MEMX_DEVICE Four<S> load_strided(const StridedImages<S>& images, int64_t image, const Pixel& pixel,
@@ -58,7 +58,7 @@ MEMX_DEVICE Four<S> load_strided(const StridedImages<S>& images, int64_t image, 
 #pragma unroll
   for (int e = 0; e < kUnitChannels; ++e) {
     if (e < count) {
-      four.numbers[e] = images.memory[at + e * images.channel];
+      four.set(e, images.memory[at + e * images.channel]);
     }
   }
   return four;
@@ -106,18 +106,18 @@ MEMX_DEVICE void complete_hidden_gradient(const BackwardStep<Numbers>& step, int
     const auto mask = load_four(step.hidden_mask, at, channels);
 #pragma unroll
     for (int e = 0; e < kUnitChannels; ++e) {
-      gradient[e] *= widen(mask.numbers[e]);
+      gradient[e] *= mask[e];
     }
   }
 #pragma unroll
   for (int e = 0; e < kUnitChannels; ++e) {
-    gradient[e] += widen(loaded.output_gradient.numbers[e]);
+    gradient[e] += loaded.output_gradient[e];
   }
   if (is_last && step.final_gradient.memory != nullptr) {
     const auto from_end = load_strided(step.final_gradient, image, pixel, channels);
 #pragma unroll
     for (int e = 0; e < kUnitChannels; ++e) {
-      gradient[e] += widen(from_end.numbers[e]);
+      gradient[e] += from_end[e];
     }
   }
 }
@@ -132,12 +132,11 @@ MEMX_DEVICE void finish_backward(const BackwardStep<Numbers>& step, const Site<t
 #pragma unroll
   for (int e = 0; e < kUnitChannels; ++e) {
     const auto& saved = loaded.gates;
-    const Gates<A> gate{widen(saved[0].numbers[e]), widen(saved[1].numbers[e]),
-                        widen(saved[2].numbers[e]), widen(saved[3].numbers[e])};
-    cell_gradient[e] = loaded.cell_gradient.numbers[e];
+    const Gates<A> gate{saved[0][e], saved[1][e], saved[2][e], saved[3][e]};
+    cell_gradient[e] = loaded.cell_gradient[e];
     const Gates<A> gradient = baseline::cell_backward(
-        gate, loaded.peepholes[e], loaded.previous_cell.numbers[e], loaded.cell.numbers[e],
-        hidden_gradient[e], cell_gradient[e], step.equations.output_sees_current, sigmoid);
+        gate, loaded.peepholes[e], loaded.previous_cell[e], loaded.cell[e], hidden_gradient[e],
+        cell_gradient[e], step.equations.output_sees_current, sigmoid);
     gates[0][e] = gradient.i;
     gates[1][e] = gradient.f;
     gates[2][e] = gradient.g;

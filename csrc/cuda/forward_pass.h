@@ -65,7 +65,7 @@ class ForwardPass {
   }
 
  private:
-  enum class Blocks { kWide, kNarrow, kShared };
+  enum class Blocks { kWide, kNarrow, kShared, kSharedByTwo };
 
   // body(Shape{}).
   template <class Body>
@@ -76,17 +76,24 @@ class ForwardPass {
       case Blocks::kNarrow:
         return body(NarrowForward<Numbers>{});
       case Blocks::kShared:
-        return body(SharedForward<Numbers>{});
+        return body(SharedForward<Numbers, 1>{});
+      case Blocks::kSharedByTwo:
+        return body(SharedForward<Numbers, 2>{});
     }
   }
 
   // Narrow blocks where there are few channels. Where there would be too few blocks to fill the GPU,
-  // small ones whose warps share K.
+  // small ones whose warps share K: as many warps as a multiprocessor can have at once, in one block or,
+  // where there are enough, in two.
   void choose_shape() {
     prepare<WideForward<Numbers>>();
     if (grid_.x * grid_.y < layer_.multiprocessors) {
       blocks_ = Blocks::kShared;
-      prepare<SharedForward<Numbers>>();
+      prepare<SharedForward<Numbers, 1>>();
+      if (grid_.x * grid_.y > layer_.multiprocessors) {
+        blocks_ = Blocks::kSharedByTwo;
+        prepare<SharedForward<Numbers, 2>>();
+      }
     } else if (layer_.hidden <= NarrowForward<Numbers>::kBlockQuads * kForwardChannels) {
       blocks_ = Blocks::kNarrow;
       prepare<NarrowForward<Numbers>>();

@@ -30,8 +30,8 @@ template <class Numbers>
 using WideForward = Shape<Numbers, 4, 2, 2>;
 template <class Numbers>
 using NarrowForward = Shape<Numbers, 4, 1, 2>;
-template <class Numbers>
-using SharedForward = Shape<Numbers, 4, 1, 2, Numbers::kThreadsAtOnce / 128>;
+template <class Numbers, int blocks>
+using SharedForward = Shape<Numbers, 4, 1, 2, Numbers::kThreadsAtOnce / 128 / blocks>;
 
 // Packed columns of the forward step: a quad is the four gates of a tile of 8 columns, and two quads
 // a unit, so that one lane has all gates of its channels.
@@ -65,7 +65,7 @@ MEMX_DEVICE void finish_forward(const ForwardStep<Numbers>& step, const Site<tog
   for (int e = 0; e < kUnitChannels; ++e) {
     Gates<A> gates{z[0][e], z[1][e], z[2][e], z[3][e]};
     const baseline::CellState<A> state =
-        baseline::cell_forward(gates, loaded.peepholes[e], loaded.previous_cell.numbers[e],
+        baseline::cell_forward(gates, loaded.peepholes[e], loaded.previous_cell[e],
                                step.equations.output_sees_current, sigmoid);
     cell[e] = state.cell;
     hidden[e] = state.hidden;
@@ -153,7 +153,7 @@ MEMX_DEVICE void add_input_gates(const ForwardStep<typename Shape::numbers>& ste
       take_four(values, sum, number / sites.kUnits, first_tile, first_tile + kQuadTiles);
 #pragma unroll
       for (int e = 0; e < kUnitChannels; ++e) {
-        values[e] += widen(given.numbers[e]);
+        values[e] += given[e];
       }
       put_four(values, sum, number / sites.kUnits, first_tile, first_tile + kQuadTiles);
     }

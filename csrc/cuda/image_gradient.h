@@ -34,7 +34,7 @@ image_gradient(MEMX_KERNEL_ARGUMENT ImageGradient<typename Shape::numbers> argum
           if (arguments.mask != nullptr) {
 #pragma unroll
             for (int e = 0; e < kUnitChannels; ++e) {
-              values[e] *= widen(mask.numbers[e]);
+              values[e] *= mask[e];
             }
           }
           store_four(values, arguments.gradient, at(site), site.channels);

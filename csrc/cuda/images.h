@@ -170,20 +170,15 @@ MEMX_DEVICE PieceOf<S> collect(const Image& image, const S* memory, const Tile& 
 #pragma unroll
   for (int n = 0; n < piece.kCount; ++n) {
     const bool exists = is_inside(image, y, x) && channel + n < image.depth();
-    piece.numbers[n] = exists ? memory[at] : S{};
-    ++at;
-    ++source.channel;
-    if (image.is_gathered && source.channel == image.channels) {
-      source.channel = 0;
-      ++source.across;
-      ++x;
-      if (source.across == image.kernel_width) {
-        source.across = 0;
-        x -= image.kernel_width;
-        ++y;
-        at += to_next_row;
-      }
-    }
+    const S number = memory[exists ? at : 0];  // without a branch: there is a first number
+    piece.numbers[n] = exists ? number : S{};
+    const bool ends_tap = image.is_gathered && source.channel + 1 == image.channels;
+    const bool ends_row = ends_tap && source.across + 1 == image.kernel_width;
+    source.channel = ends_tap ? 0 : source.channel + 1;
+    source.across = ends_row ? 0 : source.across + ends_tap;
+    x += ends_row ? 1 - image.kernel_width : ends_tap;
+    y += ends_row;
+    at += ends_row ? 1 + to_next_row : 1;
   }
   return piece;
 }

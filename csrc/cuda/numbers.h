@@ -122,7 +122,7 @@ struct MatrixNumbers {
       for (int m = 0; m < M; ++m) {
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          bits[m][n] = round_to_tf32(bits[m][n]);
+          bits[m][n] = operand_of_tf32(bits[m][n]);
         }
       }
     }

@@ -190,6 +190,18 @@ MEMX_DEVICE void narrow(float value, Float16& result) {
 MEMX_DEVICE void narrow(float value, float& result) { result = value; }
 MEMX_DEVICE void narrow(double value, double& result) { result = value; }
 
+// Two numbers in four bytes, the first one low.
+MEMX_DEVICE uint32_t narrow_pair(float first, float second, Bfloat16) {
+  uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(bits) : "f"(second), "f"(first));
+  return bits;
+}
+MEMX_DEVICE uint32_t narrow_pair(float first, float second, Float16) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(bits) : "f"(second), "f"(first));
+  return bits;
+}
+
 // 2^x and 1 / x by the special function unit: within two units in the last place, and zero where the
 // result is not a normal number.
 MEMX_DEVICE float power_of_two(float x) {

@@ -84,6 +84,14 @@ inline void narrow(float value, Float16& result) {
 inline void narrow(float value, float& result) { result = value; }
 inline void narrow(double value, double& result) { result = value; }
 
+template <class S>
+uint32_t narrow_pair(float first, float second, S) {
+  S low, high;
+  narrow(first, low);
+  narrow(second, high);
+  return uint32_t{high.bits} << 16 | low.bits;
+}
+
 inline float power_of_two(float x) { return std::exp2(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
