@@ -10,8 +10,8 @@
 # workload against all rivals, then other workloads against those that need no compilation, as far as
 # time allows. Everything it finds is written below OUT, the tables and a CSV to commit below
 # OUT/results; and, in OUT/gpu_engines.csv, which engine was faster: committed as
-# memx_fast/gpu_engines.csv, it is what "auto" goes by, here already. A summary comes last. PYTHON names the
-# interpreter (python3), whose packages are used. INSTALLED=1 takes what is in build/gpu already.
+# memx_fast/gpu_engines.csv, it is what "auto" goes by, here already. A summary comes last. PYTHON names
+# the interpreter (python3), whose packages are used. INSTALLED=1 takes what is in build/gpu already.
 set -u
 
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
@@ -123,7 +123,7 @@ if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
             --device cuda --rounds 1 --into "$out/compilation-$workload" &
     done
 fi
-report_within 150 compilation-rivals "$python" -m pytest -q -p no:cacheprovider benchmarks \
+report_within 90 compilation-rivals "$python" -m pytest -q -p no:cacheprovider benchmarks \
     --device cuda --preparation 100 --seconds 0 -k "[samm- and bfloat16" &
 wait
 
@@ -134,10 +134,10 @@ if [ -z "${MEMX_FAST_NO_EXTENSION:-}" ]; then
         --into "$out/gpu_engines.csv"
     cp "$out/gpu_engines.csv" build/gpu/memx_fast/  # the rivals meet the faster engine
 fi
-measure samm bfloat16
-for case in "samm float32" "radar bfloat16" "streaming bfloat16" "openstl bfloat16" \
+measure samm bfloat16 --seconds 6
+for case in "radar bfloat16" "streaming bfloat16" "samm float32" "openstl bfloat16" \
     "satellite bfloat16" "pointwise bfloat16" "openstl float32" "moving-mnist bfloat16"; do
-    measure $case --uncompiled --seconds 3
+    measure $case --uncompiled --seconds 2
 done
 
 tail -qn 3 "$out"/tests-*.txt

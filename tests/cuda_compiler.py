@@ -37,7 +37,10 @@ _PROPERTIES = re.compile(
 
 @dataclass(frozen=True, order=True)
 class Kernel:
-    """A kernel, the numbers it is for, and how its warps share a tile: down x across x quads."""
+    """A kernel, its numbers, and how its warps share a tile: down x across x quads x shares.
+
+    Of a transposition, to which type it is.
+    """
 
     name: str
     type_name: str
@@ -100,7 +103,7 @@ template __global__ void backward_step<TallBackward<Numbers>>(
 
 
 def loads_at_once() -> dict[str, int]:
-    """How many pairs of floats a step asks for one after the other, at most: sm_90, bfloat16.
+    """How many fours of channels a step asks for one after the other, at most: sm_90, bfloat16.
 
     Nothing waits between them, nor decides whether there is to be another.
     """
@@ -117,7 +120,7 @@ def loads_at_once() -> dict[str, int]:
     for kernel in said.split(".section\t.text.")[1:]:
         name = re.match(r"\w*?(forward|backward)_step", kernel)[1]
         parts = re.split(r"\b(?:BRA|BSSY|BSYNC|STG)\b", kernel)
-        found[name] = max(part.count(" LDG.E.64 ") for part in parts)
+        found[name] = max(len(re.findall(r" LDG\.E\.(?:64|128) ", part)) for part in parts)
     return found
 
 
@@ -139,11 +142,18 @@ def _resources(said: str) -> dict[Kernel, Resources]:
 
 
 def _kernel(name: str) -> Kernel:
-    """`void memx::cuda::forward_step<memx::cuda::Shape<..., 4, 2, 2> >(...)` in short."""
+    """`void memx::cuda::forward_step<memx::cuda::Shape<..., 4, 2, 2, 1> >(...)` in short."""
     kernel = re.match(r"void memx::cuda::(\w+)<(.*?)>\(", name)
-    warps = re.search(r"(\d+), (\d+), (\d+)", kernel[2])
-    type_name = next(short for long, short in _TYPES.items() if long in kernel[2])
-    return Kernel(kernel[1], type_name, "x".join(warps.groups()) if warps else "")
+    if kernel[1] == "transpose":
+        from_type, to_type = kernel[2].split(", ")
+        return Kernel(kernel[1], _type(from_type), f"to {_type(to_type)}")
+    warps = re.search(r"(\d+), (\d+), (\d+), (\d+)", kernel[2])
+    return Kernel(kernel[1], _type(kernel[2]), "x".join(warps.groups()) if warps else "")
+
+
+def _type(readable: str) -> str:
+    """The short name of the first known type in what c++filt made readable."""
+    return next(short for long, short in _TYPES.items() if long in readable)
 
 
 def compiled_for_all() -> dict[str, Compiled]:

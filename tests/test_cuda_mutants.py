@@ -81,6 +81,20 @@ MUTANTS = {
     "a pixel outside of an image is written": (
         *("float64", "elements.h", "pixel.exists ? channels : 0", "channels"),
     ),
+    "sums are exchanged before all have read the last stage": (
+        *("bfloat16", "exchange.h"),
+        *("  barrier();  // all have read the last stage\n", ""),
+    ),
+    "exchanged sums are read before they are there": (
+        *("bfloat16", "exchange.h"),
+        *("    }\n  }\n  barrier();\n", "    }\n  }\n"),
+    ),
+    "what other warps have of a row is lost": (
+        *("bfloat16", "exchange.h", "from < Shape::kShares; ++from", "from < 1; ++from"),
+    ),
+    "a channel of K is read in the place of another": (
+        *("bfloat16", "images.h", "ends_tap ? 0 : source.channel + 1", "source.channel + 1"),
+    ),
     "a chunk's pixels are read from the place of another": (
         *("float64", "convolution.h"),
         "stage.image_slot = following(stage.image_slot, memory.images);",

@@ -1,9 +1,12 @@
 """Large blocks of memory are kept for the next call, never too many, and never the wrong ones."""
 
+import math
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +153,60 @@ def test_profiles_of_memory_show_large_blocks() -> None:
             output, _ = layer(x)
         (event,) = (e for e in profile.key_averages() if e.key == "memx_fast::conv_lstm")
         assert event.self_cpu_memory_usage >= output.nbytes
+
+
+def test_large_blocks_are_filled_where_pytorch_fills_its_own() -> None:
+    """In its deterministic mode new memory is NaN, on which tests with poisoned buffers rely."""
+    layer, x = layer_and_frames()
+    filled = {}
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            with torch.profiler.profile(record_shapes=True) as profile, torch.no_grad():
+                output, _ = layer(x)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        sizes = [math.prod(e.input_shapes[0]) for e in profile.events() if e.name == "aten::fill_"]
+        filled[deterministic] = output.numel() in sizes
+    assert filled == {False: False, True: True}
+
+
+# The C library's sysconf, for a machine of which only the number of pages differs.
+SMALL_MACHINE = """
+#include <dlfcn.h>
+#include <unistd.h>
+
+extern "C" long sysconf(int name) {
+  static const auto real = reinterpret_cast<long (*)(int)>(dlsym(RTLD_NEXT, "sysconf"));
+  return name == _SC_PHYS_PAGES ? (64l << 20) / real(_SC_PAGESIZE) : real(name);
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the machine is made small as Linux allows")
+def test_no_more_is_kept_than_an_eighth_of_the_machine_has(tmp_path: Path) -> None:
+    """Of 64 MiB that is 8, wherever a step needs more."""
+    source, library = tmp_path / "machine.cpp", tmp_path / "machine.so"
+    source.write_text(SMALL_MACHINE)
+    subprocess.run(("c++", "-shared", "-fPIC", "-o", str(library), str(source)), check=True)
+    command = """
+import torch, memx_fast
+from memx_fast import _C
+layer = memx_fast.ConvLSTM(1, 32, 3)
+for _ in range(3):
+    layer(torch.zeros(9, 1, 1, 60, 60))[0].sum().backward()
+    found = _C.large_memory()
+    assert found["most"] > 16 << 20, found
+    assert found["kept"] <= 8 << 20, found
+with torch.no_grad():
+    layer(torch.zeros(9, 1, 1, 60, 60))  # 4 MiB
+assert 0 < _C.large_memory()["kept"] <= 8 << 20
+"""
+    small = {**os.environ, "LD_PRELOAD": str(library)}
+    found = subprocess.run(
+        (sys.executable, "-c", command), env=small, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
 
 
 def test_memory_is_given_back_where_the_system_has_too_little() -> None:

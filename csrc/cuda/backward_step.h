@@ -42,6 +42,7 @@ template <class Numbers>
 using WideBackward = Shape<Numbers, 4, 2, 1>;
 template <class Numbers>
 using TallBackward = Shape<Numbers, 8, 1, 1>;
+// So many blocks of a multiprocessor at once.
 template <class Numbers, int blocks>
 using SharedBackward = Shape<Numbers, 4, 1, 1, Numbers::kThreadsAtOnce / 128 / blocks>;
 

@@ -217,7 +217,7 @@ struct Pipeline {
     }
   }
 
-  // Every so-manieth block of K, through all taps.
+  // Of the blocks of K of all taps, one after the other, every kShares-th.
   MEMX_DEVICE static void multiply_share(typename Shape::sums& sum, const Image& image, int taps,
                                          int pitch, const char* (&rows)[Numbers::kPointers],
                                          const char* packed) {

@@ -30,6 +30,7 @@ template <class Numbers>
 using WideForward = Shape<Numbers, 4, 2, 2>;
 template <class Numbers>
 using NarrowForward = Shape<Numbers, 4, 1, 2>;
+// So many blocks of a multiprocessor at once.
 template <class Numbers, int blocks>
 using SharedForward = Shape<Numbers, 4, 1, 2, Numbers::kThreadsAtOnce / 128 / blocks>;
 
