@@ -4,8 +4,8 @@
 Triton. A layer gets the engine that was faster for the most similar of them, on a GPU of the same
 generation, in the same type and the same pass. Where nothing like it was measured it gets Triton.
 The committed lines are of an H200. ``benchmarks/gpu.sh OUT`` measures both engines on another GPU
-and writes the table to OUT/gpu_engines.csv (:mod:`benchmarks.gpu_engines`), to be committed in place
-of this one.
+and writes the table to OUT/gpu_engines.csv (:mod:`benchmarks.gpu_engines`), to be committed in
+place of this one.
 
 Neither the number of steps nor the sizes of batch and frames count: a layer keeps its engine
 whatever it is given.
