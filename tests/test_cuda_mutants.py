@@ -40,12 +40,12 @@ DEVICES = (Device(132, 1, copies_land_at_once=False), Device(132, 2, copies_land
 MUTANTS = {
     "no barrier before a stage is read": (
         *("float64", "convolution.h"),
-        *("      barrier();\n      request(requested);", "      request(requested);"),
+        *("      barrier();\n      request(slot == 0", "      request(slot == 0"),
     ),
     "a stage is filled again before the barrier": (
         *("float64", "convolution.h"),
-        "      barrier();\n      request(requested);",
-        "      request(requested);\n      barrier();",
+        "      barrier();\n      request(slot == 0 ? kStages - 1 : slot - 1);",
+        "      request(slot == 0 ? kStages - 1 : slot - 1);\n      barrier();",
     ),
     "copies are not waited for": (
         *("float64", "convolution.h", "wait_copies<kStages - 2>", "wait_copies<kStages - 1>"),
@@ -97,8 +97,7 @@ MUTANTS = {
     ),
     "a chunk's pixels are read from the place of another": (
         *("float64", "convolution.h"),
-        "stage.image_slot = following(stage.image_slot, memory.images);",
-        "stage.image_slot = following(stage.image_slot, memory.images) * 0;",
+        *("(number & (memory.images - 1))", "(number * 0)"),
     ),
     "pixels are not aligned": (
         *("float64", "convolution.h"),

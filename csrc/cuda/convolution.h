@@ -69,12 +69,11 @@ struct Convolution {
   Memory memory;
 };
 
-// A stage, and where in shared memory its pixels and weights are: slots are filled in turn.
+// A stage. (Registers are short: what can be counted again is not kept.)
 struct Stage {
   int operand = 0, chunk = 0;
   int down = 0, across = 0;  // the first tap
   int weights = 0;           // bytes of the operand's that earlier stages have
-  int image_slot = 0, weight_slot = 0;
 
   MEMX_DEVICE bool begins_chunk() const { return down == 0 && across == 0; }
 };
@@ -93,15 +92,13 @@ MEMX_DEVICE bool exists(const Convolution<operands>& convolution, Stage& stage) 
 MEMX_DEVICE int following(int slot, int slots) { return slot + 1 == slots ? 0 : slot + 1; }
 
 // To the next stage: counted, not divided, as every thread does it.
-MEMX_DEVICE void advance(const Image& image, const Memory& memory, Stage& stage) {
-  stage.weight_slot = following(stage.weight_slot, kStages);
+MEMX_DEVICE void advance(const Image& image, Stage& stage) {
   stage.across += image.run;
   if (stage.across >= image.tap_columns()) {
     stage.across = 0;
     stage.down = following(stage.down, image.tap_rows());
     if (stage.down == 0) {
       ++stage.chunk;
-      stage.image_slot = following(stage.image_slot, memory.images);
     }
   }
 }
@@ -146,19 +143,25 @@ struct Pipeline {
   const Tile& tile;
   Stage requested{};
 
+  // Chunks take turns, through all operands.
   MEMX_DEVICE char* image_memory(const Stage& stage) const {
+    static_assert(kStages == 2, "there are one or two images");
     const Memory& memory = convolution.memory;
-    return shared_memory() + stage.image_slot * memory.image_bytes;
+    int number = stage.chunk;
+    for (int before = 0; before < stage.operand; ++before) {
+      number += convolution.operand[before].image.chunks;
+    }
+    return shared_memory() + (number & (memory.images - 1)) * memory.image_bytes;
   }
 
-  MEMX_DEVICE char* weight_memory(const Stage& stage) const {
+  MEMX_DEVICE char* weight_memory(int slot) const {
     const Memory& memory = convolution.memory;
-    return shared_memory() + memory.images * memory.image_bytes +
-           stage.weight_slot * memory.weight_bytes;
+    return shared_memory() + memory.images * memory.image_bytes + slot * memory.weight_bytes;
   }
 
-  // Asks for what a stage reads, and ends a group of copies, of nothing after the last stage.
-  MEMX_DEVICE void request(Stage& stage) const {
+  // Asks for what the next stage reads, and ends a group of copies, of nothing after the last stage.
+  MEMX_DEVICE void request(int weight_slot) {
+    Stage& stage = requested;
     if (exists(convolution, stage)) {
       const Operand& operand = convolution.operand[stage.operand];
       const Image& image = operand.image;
@@ -169,15 +172,16 @@ struct Pipeline {
       const int tap_bytes = weight_bytes<Shape>(image);
       const int bytes = taps_of(image, stage) * tap_bytes;
       const int64_t before = int64_t{block_y()} * (image.chunks * image.taps() * tap_bytes);
-      copy_run<Shape::kThreads>(weight_memory(stage), operand.weights + before + stage.weights,
-                                bytes);
-      advance(image, convolution.memory, stage);
+      copy_run<Shape::kThreads>(weight_memory(weight_slot),
+                                operand.weights + before + stage.weights, bytes);
+      advance(image, stage);
       stage.weights += bytes;
     }
     commit_copies();
   }
 
-  MEMX_DEVICE void multiply_stage(typename Shape::sums& sum, const Stage& stage) const {
+  MEMX_DEVICE void multiply_stage(typename Shape::sums& sum, const Stage& stage,
+                                  int weight_slot) const {
     const Image& image = convolution.operand[stage.operand].image;
     const Tiling& tiling = convolution.tiling;
     const int row = image.halo_columns(tiling.columns());
@@ -190,7 +194,7 @@ struct Pipeline {
       rows[i] = pixels.memory + pixels.offset(pixel) + shift;
     }
     const char* packed =
-        weight_memory(stage) + Shape::warp_across() * (Shape::kQuads * kPackedBytes);
+        weight_memory(weight_slot) + Shape::warp_across() * (Shape::kQuads * kPackedBytes);
     if constexpr (Shape::kShares == 1) {
       multiply_all(sum, image, taps_of(image, stage), pixels.pitch, rows, packed);
     } else {
@@ -222,18 +226,16 @@ struct Pipeline {
                                          int pitch, const char* (&rows)[Numbers::kPointers],
                                          const char* packed) {
     constexpr int kPacked = Shape::kBlockQuads * kPackedBytes;
-    const int to_next_tap = pitch - image.blocks * kBlockBytes;
+    const char* const end = packed + taps * image.blocks * kPacked;
     int block = Shape::share();
     move(rows, block * kBlockBytes);
-    packed += block * kPacked;
-    for (int unit = block; unit < taps * image.blocks; unit += Shape::kShares) {
+    for (packed += block * kPacked; packed < end; packed += Shape::kShares * kPacked) {
       for (; block >= image.blocks; block -= image.blocks) {
-        move(rows, to_next_tap);
+        move(rows, pitch - image.blocks * kBlockBytes);
       }
       Numbers::multiply_packed(sum, rows, packed);
       block += Shape::kShares;
       move(rows, Shape::kShares * kBlockBytes);
-      packed += Shape::kShares * kPacked;
     }
   }
 
@@ -246,8 +248,8 @@ struct Pipeline {
 
   // Asks for the first stages: what is done before run() goes on meanwhile.
   MEMX_DEVICE void begin() {
-    for (int ahead = 0; ahead < kStages - 1; ++ahead) {
-      request(requested);
+    for (int slot = 0; slot < kStages - 1; ++slot) {
+      request(slot);
     }
   }
 
@@ -256,12 +258,12 @@ struct Pipeline {
   // pixels likewise, for which there is enough memory (memory_of in planning.h).
   MEMX_DEVICE void run(typename Shape::sums& sum) {
     Stage read;
-    while (exists(convolution, read)) {
+    for (int slot = 0; exists(convolution, read); slot = following(slot, kStages)) {
       wait_copies<kStages - 2>();
       barrier();
-      request(requested);
-      multiply_stage(sum, read);
-      advance(convolution.operand[read.operand].image, convolution.memory, read);
+      request(slot == 0 ? kStages - 1 : slot - 1);
+      multiply_stage(sum, read, slot);
+      advance(convolution.operand[read.operand].image, read);
     }
   }
 };

@@ -28,6 +28,7 @@ struct alignas(kPieceBytes) Four {
 
   MEMX_DEVICE T operator[](int e) const { return numbers[e]; }
   MEMX_DEVICE T number(int e) const { return numbers[e]; }
+  // Once each, when all are zero.
   MEMX_DEVICE void set(int e, T number) { numbers[e] = number; }
   template <class A>
   MEMX_DEVICE static Four of(const A (&values)[kUnitChannels]) {
@@ -40,11 +41,12 @@ struct alignas(4 * sizeof(T)) Four<T, true> {
   uint64_t bits;
 
   // The number as a float.
-  MEMX_DEVICE float operator[](int e) const { return widen(number(e)); }
-  MEMX_DEVICE T number(int e) const { return {uint16_t(bits >> 16 * e)}; }
-  MEMX_DEVICE void set(int e, T number) {
-    bits = (bits & ~(uint64_t{0xffff} << 16 * e)) | uint64_t{number.bits} << 16 * e;
+  MEMX_DEVICE float operator[](int e) const {
+    const uint32_t pair = uint32_t(bits >> (e < 2 ? 0 : 32));
+    return e % 2 == 0 ? widen_one<false>(pair, T{}) : widen_one<true>(pair, T{});
   }
+  MEMX_DEVICE T number(int e) const { return {uint16_t(bits >> 16 * e)}; }
+  MEMX_DEVICE void set(int e, T number) { bits |= uint64_t{number.bits} << 16 * e; }
   MEMX_DEVICE static Four of(const float (&values)[kUnitChannels]) {
     return {uint64_t{narrow_pair(values[2], values[3], T{})} << 32 |
             narrow_pair(values[0], values[1], T{})};

@@ -190,6 +190,26 @@ MEMX_DEVICE void narrow(float value, Float16& result) {
 MEMX_DEVICE void narrow(float value, float& result) { result = value; }
 MEMX_DEVICE void narrow(double value, double& result) { result = value; }
 
+// The first or the second of two numbers in four bytes.
+template <bool second>
+MEMX_DEVICE float widen_one(uint32_t pair, Bfloat16) {
+  return __uint_as_float(second ? pair & 0xffff0000u : pair << 16);
+}
+template <bool second>
+MEMX_DEVICE float widen_one(uint32_t pair, Float16) {
+  float result;
+  if constexpr (second) {
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high;}\n"
+        : "=f"(result)
+        : "r"(pair));
+  } else {
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low;}\n"
+        : "=f"(result)
+        : "r"(pair));
+  }
+  return result;
+}
+
 // Two numbers in four bytes, the first one low.
 MEMX_DEVICE uint32_t narrow_pair(float first, float second, Bfloat16) {
   uint32_t bits;

@@ -84,6 +84,10 @@ inline void narrow(float value, Float16& result) {
 inline void narrow(float value, float& result) { result = value; }
 inline void narrow(double value, double& result) { result = value; }
 
+template <bool second, class S>
+float widen_one(uint32_t pair, S) {
+  return widen(S{uint16_t(second ? pair >> 16 : pair)});
+}
 template <class S>
 uint32_t narrow_pair(float first, float second, S) {
   S low, high;
