@@ -97,7 +97,7 @@ MUTANTS = {
     ),
     "a chunk's pixels are read from the place of another": (
         *("float64", "convolution.h"),
-        *("(number & (memory.images - 1))", "(number * 0)"),
+        *("number & (convolution.memory.images - 1);", "number * 0;"),
     ),
     "pixels are not aligned": (
         *("float64", "convolution.h"),

@@ -69,11 +69,12 @@ struct Convolution {
   Memory memory;
 };
 
-// A stage. (Registers are short: what can be counted again is not kept.)
+// A stage, and which of the slots for images its pixels have: they take turns.
 struct Stage {
   int operand = 0, chunk = 0;
   int down = 0, across = 0;  // the first tap
   int weights = 0;           // bytes of the operand's that earlier stages have
+  int image_slot = 0;
 
   MEMX_DEVICE bool begins_chunk() const { return down == 0 && across == 0; }
 };
@@ -92,13 +93,14 @@ MEMX_DEVICE bool exists(const Convolution<operands>& convolution, Stage& stage) 
 MEMX_DEVICE int following(int slot, int slots) { return slot + 1 == slots ? 0 : slot + 1; }
 
 // To the next stage: counted, not divided, as every thread does it.
-MEMX_DEVICE void advance(const Image& image, Stage& stage) {
+MEMX_DEVICE void advance(const Image& image, const Memory& memory, Stage& stage) {
   stage.across += image.run;
   if (stage.across >= image.tap_columns()) {
     stage.across = 0;
     stage.down = following(stage.down, image.tap_rows());
     if (stage.down == 0) {
       ++stage.chunk;
+      stage.image_slot = following(stage.image_slot, memory.images);
     }
   }
 }
@@ -143,15 +145,19 @@ struct Pipeline {
   const Tile& tile;
   Stage requested{};
 
-  // Chunks take turns, through all operands.
   MEMX_DEVICE char* image_memory(const Stage& stage) const {
+    const int slot = Shape::kShares == 1 ? stage.image_slot : counted_slot(stage);
+    return shared_memory() + slot * convolution.memory.image_bytes;
+  }
+
+  // The same slot, for blocks that have no register to keep it in.
+  MEMX_DEVICE int counted_slot(const Stage& stage) const {
     static_assert(kStages == 2, "there are one or two images");
-    const Memory& memory = convolution.memory;
     int number = stage.chunk;
     for (int before = 0; before < stage.operand; ++before) {
       number += convolution.operand[before].image.chunks;
     }
-    return shared_memory() + (number & (memory.images - 1)) * memory.image_bytes;
+    return number & (convolution.memory.images - 1);
   }
 
   MEMX_DEVICE char* weight_memory(int slot) const {
@@ -174,7 +180,7 @@ struct Pipeline {
       const int64_t before = int64_t{block_y()} * (image.chunks * image.taps() * tap_bytes);
       copy_run<Shape::kThreads>(weight_memory(weight_slot),
                                 operand.weights + before + stage.weights, bytes);
-      advance(image, stage);
+      advance(image, convolution.memory, stage);
       stage.weights += bytes;
     }
     commit_copies();
@@ -263,7 +269,7 @@ struct Pipeline {
       barrier();
       request(slot == 0 ? kStages - 1 : slot - 1);
       multiply_stage(sum, read, slot);
-      advance(convolution.operand[read.operand].image, read);
+      advance(convolution.operand[read.operand].image, convolution.memory, read);
     }
   }
 };
