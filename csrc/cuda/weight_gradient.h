@@ -174,19 +174,6 @@ MEMX_DEVICE void copy_pieces(const Image& image, const Footprint& footprint,
   }
 }
 
-// What to add to a pixel's place for that of a number of K, and which channel it is.
-struct NumberPlace {
-  int channel, down, across;
-};
-
-MEMX_DEVICE NumberPlace number_place(const Image& image, int number) {
-  if (!image.is_gathered) {
-    return {number, 0, 0};
-  }
-  const int tap = number / image.channels, down = tap / image.kernel_width;
-  return {number - tap * image.channels, down, tap - down * image.kernel_width};
-}
-
 // Number by number, times a mask if there is one. Some are asked for before the first is looked at.
 template <class S>
 MEMX_DEVICE void copy_numbers(const Image& image, const Footprint& footprint,
@@ -194,7 +181,7 @@ MEMX_DEVICE void copy_numbers(const Image& image, const Footprint& footprint,
                               char* memory) {
   constexpr int kAtOnce = 4;
   const int number = (chunk << footprint.units_log2) + unit_of(footprint);
-  const NumberPlace place = number_place(image, number);
+  const ChannelSource place = channel_source(image, number);
   const S* source = image_in<S>(image, image.memory, tile.image) + place.channel;
   const S* mask =
       image.mask == nullptr ? nullptr : image_in<S>(image, image.mask, sequence) + place.channel;
