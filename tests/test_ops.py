@@ -37,6 +37,10 @@ SHAPES = (
     Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1)),
     Case(2, 1, 9, 8, 5, 40, (3, 3), (3, 3), padding=(2, 2)),
     Case(2, 2, 2, 6, 4, 5, (5, 5), (5, 3), padding=(1, 2)),
+    # Many bands of rows, so that strips of several steps meet; more images than lanes.
+    Case(7, 10, 2, 3, 23, 8),
+    Case(5, 1, 3, 4, 41, 6, (5, 3), (5, 3), padding=(0, 1)),
+    Case(6, 1, 1, 3, 38, 4, (3, 3), (7, 3), padding=(2, 2)),
 )
 VARIANTS = tuple(
     itertools.product((None, "channel", "spatial"), ("previous", "current"), (True, False))

@@ -104,10 +104,20 @@ def test_second_backward_over_one_graph() -> None:
         assert torch.equal(one, other)
 
 
-def test_bits_do_not_depend_on_the_thread_count() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(3, 3, 9, 16, 37, 41, peephole="channel", masked=True, ragged=True),
+        Case(9, 10, 2, 5, 26, 9, peephole="spatial"),  # images that share sums of peepholes
+        Case(8, 1, 3, 6, 33, 7, (5, 5), (5, 5), padding=(1, 1)),  # bands that see several others
+        Case(1, 2, 3, 6, 40, 8),
+    ],
+    ids=str,
+)
+def test_bits_do_not_depend_on_the_thread_count(case: Case, dtype: torch.dtype) -> None:
     """The same bits with one, two and five threads, and from run to run."""
-    case = Case(3, 3, 9, 16, 37, 41, peephole="channel", masked=True, ragged=True)
-    arguments = cast(case.arguments(), torch.float32)
+    arguments = cast(case.arguments(), dtype)
     usual = torch.get_num_threads()
     try:
         runs = []

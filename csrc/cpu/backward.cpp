@@ -1,5 +1,5 @@
-// The backward pass over a sequence: one parallel sweep over the tiles a step, from the last step to
-// the first, another for the gradient of X_t where it is wanted, and a last one for that of H_0.
+// The backward pass over a sequence: strips from the last step to the first, in which the gradient of
+// X_t follows the gate gradients of its step, where it is wanted, and that of H_0 those of step 0.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
@@ -64,24 +64,24 @@ class BackwardPass {
         incoming_(incoming),
         saved_(saved),
         needs_(needs),
-        sums_(sequence, needs) {
-    const Arguments& arguments = sequence.arguments;
-    const at::ScalarType stored = arguments.x.scalar_type();
+        hidden_transposed_(pack_transposed_convolution<O>(
+            sequence.arguments.weight_hh, same_padding(sequence.arguments.weight_hh), sizes_)),
+        input_transposed_(packed_input()),
+        frames_(needs.x ? sequence.tiles.resized(sequence.arguments.x.size(3),
+                                                 sequence.arguments.x.size(4))
+                        : sequence.tiles),
+        strips_(all_strips()),
+        sums_(sequence, needs, strips_.bands()) {
+    const at::Tensor& x = sequence.arguments.x;
+    const at::ScalarType stored = x.scalar_type();
     const int64_t T = sequence.steps, B = sizes_.batch, H = sizes_.height, W = sizes_.width;
     const int64_t C = sizes_.hidden;
     cell_gradient_ = incoming.c_n.defined()
                          ? copy_large(incoming.c_n.permute({0, 2, 3, 1}))
                          : zeros_large({B, H, W, C}, c10::CppTypeToScalarType<A>::value);
-    const at::Tensor& x = arguments.x;
     grad_x_ = empty_large(
         needs.x ? at::DimVector{T, B, x.size(3), x.size(4), x.size(2)} : at::DimVector{0}, stored);
     grad_h_0_ = empty_large(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
-    hidden_transposed_ = pack_transposed_convolution<O>(arguments.weight_hh,
-                                                        same_padding(arguments.weight_hh), sizes_);
-    if (needs.x && arguments.weight_ih.defined()) {
-      input_transposed_ =
-          pack_transposed_convolution<O>(arguments.weight_ih, arguments.padding, sizes_);
-    }
   }
 
   Gradients run() {
@@ -89,29 +89,73 @@ class BackwardPass {
     const Convolution<O>& input = input_transposed_.convolution;
     const GatePlanes<N> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
                                std::max(hidden.pad_columns, input.pad_columns), plane_dtype());
+    std::vector<Step> steps;
     for (int64_t t = sequence_.steps - 1; t >= 0; --t) {
-      differentiate(t, planes);
-      if (input.weights != nullptr) {
-        sweep(frame_gradient(input, t, planes, frame_of<S>(channels_first(grad_x_), t),
-                             grad_x_.size(4)),
-              t);
-      }
+      steps.push_back(step(t, planes));
     }
+    const int64_t bytes = scratch_bytes(steps);
+    const at::Tensor scratch = empty_scratch(bytes);
+    strips_.run(2 * sequence_.steps, sums_.lanes(), [&](const Strip& strip, int64_t phase) {
+      const int64_t position = phase / 2;
+      if (steps[position].t < sequence_.end(strip.image)) {
+        char* const memory = data_of<char>(scratch) + at::get_thread_num() * bytes;
+        phase % 2 == 0 ? differentiate(steps[position], strip, position, memory)
+                       : to_frames(steps[position], strip, position, memory);
+      }
+    });
     if (needs_.x) {
       sequence_.clear_after_ends(grad_x_);
     }
-    if (needs_.h_0) {
-      const at::Tensor gradient = channels_first(grad_h_0_);
-      sweep(frame_gradient(hidden, 0, planes, frame_of<S>(gradient), sizes_.hidden), 0);
-      if (sequence_.arguments.hidden_mask.defined()) {
-        gradient.mul_(sequence_.arguments.hidden_mask);
-      }
+    if (needs_.h_0 && sequence_.arguments.hidden_mask.defined()) {
+      channels_first(grad_h_0_).mul_(sequence_.arguments.hidden_mask);
     }
     return results();
   }
 
  private:
-  // Step t of the sequences of which it is not the last step.
+  // What is computed at step t. The gradient of a frame that is not wanted has no weights.
+  struct Step {
+    int64_t t;
+    BackwardStep<S, O> inner;  // of the sequences that go on after it
+    BackwardStep<S, O> last;   // of those that end with it
+    FrameGradientStep<S, O> to_x;
+    FrameGradientStep<S, O> to_h_0;  // at t = 0
+  };
+
+  PackedConvolution<O> packed_input() const {
+    const Arguments& arguments = sequence_.arguments;
+    return needs_.x && arguments.weight_ih.defined()
+               ? pack_transposed_convolution<O>(arguments.weight_ih, arguments.padding, sizes_)
+               : PackedConvolution<O>{};
+  }
+
+  Strips all_strips() const {
+    const int64_t reach =
+        std::max(hidden_transposed_.convolution.reach(), input_transposed_.convolution.reach());
+    return {sizes_.batch, std::max(sizes_.height, frames_.height()),
+            std::max(sequence_.tiles.largest().rows, frames_.largest().rows), reach,
+            sequence_.steps};
+  }
+
+  Step step(int64_t t, const GatePlanes<N>& planes) const {
+    Step found;
+    found.t = t;
+    found.inner = found.last = backward_step(t, planes);
+    found.last.next_gate_gradient = {};
+    if (incoming_.h_n.defined()) {
+      found.last.final_gradient = frame_of<const S>(incoming_.h_n);
+    }
+    const GatePlane<const N> plane = planes.template of_step<const N>(t);
+    if (const auto& input = input_transposed_.convolution; input.weights != nullptr) {
+      found.to_x = {sizes_, input, plane, grad_x_.size(4), frame_of<S>(channels_first(grad_x_), t)};
+    }
+    if (t == 0 && needs_.h_0) {
+      found.to_h_0 = {sizes_, hidden_transposed_.convolution, plane, sizes_.hidden,
+                      frame_of<S>(channels_first(grad_h_0_))};
+    }
+    return found;
+  }
+
   BackwardStep<S, O> backward_step(int64_t t, const GatePlanes<N>& planes) const {
     BackwardStep<S, O> step;
     step.forward = sequence_.forward_step(t);
@@ -137,65 +181,47 @@ class BackwardPass {
     return step;
   }
 
-  FrameGradientStep<S, O> frame_gradient(const Convolution<O>& transposed, int64_t t,
-                                         const GatePlanes<N>& planes, const Frame<S>& gradient,
-                                         int64_t channels) const {
-    return {sizes_, transposed, planes.template of_step<const N>(t), channels, gradient};
-  }
-
   // Gate gradients are kept in the operands' numbers: those of the storage type, or of A.
   at::ScalarType plane_dtype() const {
     return std::is_same_v<N, A> ? cell_gradient_.scalar_type()
                                 : sequence_.arguments.x.scalar_type();
   }
 
-  // The calling thread's scratch, within one allocation that grows to the largest need.
-  char* scratch(int64_t bytes) const {
-    return data_of<char>(scratch_) + at::get_thread_num() * bytes;
-  }
-  void reserve_scratch(int64_t bytes) {
-    if (!scratch_.defined() || scratch_.numel() < at::get_num_threads() * bytes) {
-      scratch_ = empty_scratch(bytes);
+  // That a thread needs.
+  int64_t scratch_bytes(const std::vector<Step>& steps) const {
+    const auto& kernels = sequence_.kernels;
+    int64_t most = 0;
+    for (const Step& step : steps) {
+      most = std::max({most, kernels.backward_scratch(step.inner, sequence_.tiles.largest()),
+                       kernels.frame_gradient_scratch(step.to_x, frames_.largest()),
+                       kernels.frame_gradient_scratch(step.to_h_0, sequence_.tiles.largest())});
     }
+    return most;
   }
 
-  void differentiate(int64_t t, const GatePlanes<N>& planes) {
-    const BackwardStep<S, O> step = backward_step(t, planes);
-    BackwardStep<S, O> last_step = step;  // of the sequences that end with it
-    last_step.next_gate_gradient = {};
-    if (incoming_.h_n.defined()) {
-      last_step.final_gradient = frame_of<const S>(incoming_.h_n);
-    }
-    const int64_t bytes = sequence_.kernels.backward_scratch(step, sequence_.tiles.largest());
-    reserve_scratch(bytes);
-    at::parallel_for(0, sums_.count(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t slot = begin; slot < end; ++slot) {
-        for (int64_t i = sums_.first_tile(slot); i < sums_.first_tile(slot + 1); ++i) {
-          const Tile tile = sequence_.tiles.at(i);
-          const int64_t last = sequence_.end(tile.batch) - 1;
-          if (t <= last) {
-            sequence_.kernels.backward(t < last ? step : last_step, sums_.accumulators(slot, i),
-                                       tile, scratch(bytes));
-          }
-        }
-      }
-    });
+  // A strip's share of the gate gradients of a step, and of the sums.
+  void differentiate(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
+    const bool is_last = step.t == sequence_.end(strip.image) - 1;
+    sequence_.tiles.for_band(strip.image, strips_.first_row(strip, position),
+                             [&](const Tile& tile) {
+                               sequence_.kernels.backward(is_last ? step.last : step.inner,
+                                                          sums_.accumulators(strip), tile, scratch);
+                             });
   }
 
-  // Of the frame of step t, or of what is before step 0.
-  void sweep(const FrameGradientStep<S, O>& step, int64_t t) {
-    const TileGrid tiles(sizes_.batch, step.gradient.height, step.gradient.width,
-                         sizes_.gate_columns());
-    const int64_t bytes = sequence_.kernels.frame_gradient_scratch(step, tiles.largest());
-    reserve_scratch(bytes);
-    at::parallel_for(0, tiles.count(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Tile tile = tiles.at(i);
-        if (t < sequence_.end(tile.batch)) {
-          sequence_.kernels.frame_gradient(step, tile, scratch(bytes));
-        }
+  // And of the gradients of frames. They see gate gradients of rows below them, and so are a shift
+  // behind; those of two steps further have not taken the place of these yet.
+  void to_frames(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
+    const int64_t first = strips_.first_row(strip, position + 1);
+    const auto compute = [&](const FrameGradientStep<S, O>& wanted, const TileGrid& tiles) {
+      if (wanted.transposed.weights != nullptr) {
+        tiles.for_band(strip.image, first, [&](const Tile& tile) {
+          sequence_.kernels.frame_gradient(wanted, tile, scratch);
+        });
       }
-    });
+    };
+    compute(step.to_x, frames_);
+    compute(step.to_h_0, sequence_.tiles);
   }
 
   Gradients results() {
@@ -215,12 +241,13 @@ class BackwardPass {
   const Incoming& incoming_;
   const Saved& saved_;
   const Needs needs_;
+  const PackedConvolution<O> hidden_transposed_, input_transposed_;
+  const TileGrid frames_;  // of X_t
+  const Strips strips_;
   ParameterSums<S, O> sums_;
-  PackedConvolution<O> hidden_transposed_, input_transposed_;
   at::Tensor cell_gradient_;  // (B, H, W, C): of C_t, then of C_{t-1}
   at::Tensor grad_x_;         // (T, B, H, W, channels of x), or empty
   at::Tensor grad_h_0_;       // (B, H, W, C), or empty
-  at::Tensor scratch_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The forward pass over a sequence: one parallel sweep over the tiles a step.
+// The forward pass over a sequence.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
@@ -6,6 +6,7 @@
 #include "../operators.h"
 #include "allocation.h"
 #include "sequence.h"
+#include "strips.h"
 
 namespace memx {
 namespace {
@@ -20,13 +21,12 @@ struct Results {
 
 // Without `save_cells` the cell state lives in c_n alone and is updated in place.
 template <class S, class O>
-Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates) {
-  using A = accumulate_t<O>;
+Results allocate(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates) {
   const Sizes& sizes = sequence.sizes;
   const int64_t T = sequence.steps, B = sizes.batch, H = sizes.height, W = sizes.width;
-  const int64_t C = sizes.hidden, image_elements = B * H * W * C;
+  const int64_t C = sizes.hidden;
   const at::ScalarType stored = sequence.arguments.x.scalar_type();
-  const at::ScalarType accumulated = c10::CppTypeToScalarType<A>::value;
+  const at::ScalarType accumulated = c10::CppTypeToScalarType<accumulate_t<O>>::value;
 
   Results results;
   results.output = empty_large({T, B, H, W, C}, stored);
@@ -36,16 +36,21 @@ Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates
   results.cells =
       empty_large(save_cells ? at::DimVector{T, B, H, W, C} : at::DimVector{0}, accumulated);
   results.gates = empty_large({saved_gates, B, H, W, kGates, C}, stored);
+  return results;
+}
 
+template <class S, class O>
+std::vector<ForwardStep<S, O>> all_steps(const Sequence<S, O>& sequence, const Results& results) {
+  using A = accumulate_t<O>;
+  const Sizes& sizes = sequence.sizes;
+  const int64_t T = sequence.steps, H = sizes.height, W = sizes.width, C = sizes.hidden;
+  const int64_t image_elements = sizes.batch * H * W * C, saved_gates = results.gates.size(0);
   S* const output = data_of<S>(results.output);
   const auto cell_of = [&](int64_t t) {
-    return save_cells ? data_of<A>(results.cells) + t * image_elements : data_of<A>(results.c_n);
+    return results.c_n.defined() ? data_of<A>(results.c_n)
+                                 : data_of<A>(results.cells) + t * image_elements;
   };
-  const int64_t scratch_bytes =
-      sequence.kernels.forward_scratch(sequence.forward_step(0), sequence.tiles.largest());
-  const at::Tensor scratch = empty_scratch(scratch_bytes);
-
-  std::vector<Tile> tiles = sequence.tiles.all();
+  std::vector<ForwardStep<S, O>> steps;
   for (int64_t t = 0; t < T; ++t) {
     ForwardStep<S, O> step = sequence.forward_step(t);
     step.cell = cell_of(t);
@@ -57,14 +62,34 @@ Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates
       step.previous_cell = cell_of(t - 1);
       step.hidden_frame = {output + (t - 1) * image_elements, H * W * C, 1, W * C, C, H, W};
     }
-    sequence.drop_ended(tiles, t);
-    at::parallel_for(0, int64_t(tiles.size()), 1, [&](int64_t begin, int64_t end) {
-      char* const memory = data_of<char>(scratch) + at::get_thread_num() * scratch_bytes;
-      for (int64_t i = begin; i < end; ++i) {
-        sequence.kernels.forward(step, tiles[i], memory);
-      }
-    });
+    steps.push_back(step);
   }
+  return steps;
+}
+
+template <class S, class O>
+void compute(const Sequence<S, O>& sequence, const std::vector<ForwardStep<S, O>>& steps) {
+  const TileGrid& tiles = sequence.tiles;
+  const Sizes& sizes = sequence.sizes;
+  const Strips strips(sizes.batch, sizes.height, tiles.largest().rows,
+                      steps[0].hidden_convolution.reach(), sequence.steps);
+  const int64_t scratch_bytes = sequence.kernels.forward_scratch(steps[0], tiles.largest());
+  const at::Tensor scratch = empty_scratch(scratch_bytes);
+  // Nothing is summed over strips: each has a slot.
+  const Lanes lanes{sizes.batch, strips.bands()};
+  strips.run(sequence.steps, lanes, [&](const Strip& strip, int64_t t) {
+    if (t < sequence.end(strip.image)) {
+      char* const memory = data_of<char>(scratch) + at::get_thread_num() * scratch_bytes;
+      tiles.for_band(strip.image, strips.first_row(strip, t),
+                     [&](const Tile& tile) { sequence.kernels.forward(steps[t], tile, memory); });
+    }
+  });
+}
+
+template <class S, class O>
+Results run(const Sequence<S, O>& sequence, bool save_cells, int64_t saved_gates) {
+  Results results = allocate(sequence, save_cells, saved_gates);
+  compute(sequence, all_steps(sequence, results));
   results.h_n = sequence.at_ends(results.output);
   sequence.clear_after_ends(results.output);
   sequence.clear_after_ends(results.gates);

@@ -9,6 +9,7 @@
 
 #include "allocation.h"
 #include "sequence.h"
+#include "strips.h"
 
 namespace memx {
 
@@ -24,18 +25,19 @@ void sum_rows(A* rows, int64_t count, int64_t elements) {
   });
 }
 
-// The row of tiles is dealt out to slots, each a fixed contiguous range whatever the number of threads;
-// a slot's tiles are worked on by one thread, in order, and add to the slot's own accumulators. More
-// slots let more threads work, but each costs memory and a pass of the final sum.
+// Every slot of the strips' lanes has accumulators of its own. More slots let more threads work, but
+// each costs memory and a pass of the final sum.
 //
-// Spatial peepholes are the exception: their gradient is as large as three images. The few slots
-// that share a place each have a copy there, the first slot the first copy.
+// Spatial peepholes are the exception: their gradient is as large as three images. All slots of a lane
+// share one, which Lanes allows, and lanes are few.
 template <class S, class O>
 class ParameterSums {
  public:
   using A = accumulate_t<O>;
 
-  ParameterSums(const Sequence<S, O>& sequence, const Needs& needs) : sequence_(sequence) {
+  // For strips in so many bands.
+  ParameterSums(const Sequence<S, O>& sequence, const Needs& needs, int64_t bands)
+      : sequence_(sequence) {
     const ForwardStep<S, O> step = sequence.forward_step(0);
     const Sizes& sizes = sequence.sizes;
     const at::Tensor& weight_ch = sequence.arguments.weight_ch;
@@ -53,35 +55,32 @@ class ParameterSums {
     if (needs.weight_ch && !spatial) {
       peepholes_ = take(3 * column_elements());
     }
-    count_ = std::min(sequence.tiles.count(), most_slots());
-    storage_ = zeros_large({count_, elements_}, accumulated);
-    if (needs.weight_ch && spatial) {
-      int64_t copies = 1;
-      for (int64_t first = 0; first < sequence.tiles.count(); first += sizes.batch) {
-        copies = std::max(copies, slot_of(first + sizes.batch - 1) - slot_of(first) + 1);
-      }
-      spatial_peepholes_ = zeros_large({copies, 3, sizes.pixels(), sizes.hidden}, accumulated);
+    const int64_t slots = most_slots(), copied = needs.weight_ch && spatial;
+    lanes_.count = std::min({sizes.batch, slots, copied ? kMostCopies : slots});
+    lanes_.slots = std::min(bands, slots / lanes_.count);
+    storage_ = zeros_large({lanes_.count * lanes_.slots, elements_}, accumulated);
+    if (copied) {
+      spatial_peepholes_ =
+          zeros_large({lanes_.count, 3, sizes.pixels(), sizes.hidden}, accumulated);
     }
   }
 
-  int64_t count() const { return count_; }
-  int64_t first_tile(int64_t slot) const { return slot * sequence_.tiles.count() / count_; }
+  const Lanes& lanes() const { return lanes_; }
 
-  // Where the slot adds what it finds in the tile at a position.
-  ParameterGradients<A> accumulators(int64_t slot, int64_t position) const {
-    ParameterGradients<A> found = of_slot(slot);
+  // Where a strip adds what it finds.
+  ParameterGradients<A> accumulators(const Strip& strip) const {
+    const int64_t lane = strip.image % lanes_.count;
+    ParameterGradients<A> found = of_slot(strip.band % lanes_.slots * lanes_.count + lane);
     if (spatial_peepholes_.defined()) {
-      const int64_t batch = sequence_.sizes.batch;
-      const int64_t copy = slot - slot_of(position / batch * batch);
       found.peepholes.data =
-          spatial_peepholes_.template data_ptr<A>() + copy * spatial_peepholes_.stride(0);
+          spatial_peepholes_.template data_ptr<A>() + lane * spatial_peepholes_.stride(0);
     }
     return found;
   }
 
   // After this the accumulators of slot 0 hold the sums.
   void reduce() {
-    sum_rows(storage_.template data_ptr<A>(), count_, elements_);
+    sum_rows(storage_.template data_ptr<A>(), storage_.size(0), elements_);
     if (spatial_peepholes_.defined()) {
       sum_rows(spatial_peepholes_.template data_ptr<A>(), spatial_peepholes_.size(0),
                spatial_peepholes_.stride(0));
@@ -119,6 +118,8 @@ class ParameterSums {
   }
 
  private:
+  static constexpr int64_t kMostCopies = 8;
+
   // Numbers of one peephole in the accumulators of a slot: [tile column][C].
   int64_t column_elements() const {
     return sequence_.tiles.largest().columns * sequence_.sizes.hidden;
@@ -135,9 +136,6 @@ class ParameterSums {
     A* const base = storage_.template data_ptr<A>() + slot * elements_;
     const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
     return {at(input_), at(hidden_), at(bias_), peephole_gradient(at(peepholes_))};
-  }
-  int64_t slot_of(int64_t position) const {
-    return ((position + 1) * count_ - 1) / sequence_.tiles.count();
   }
   int64_t take(int64_t elements) {
     const int64_t offset = elements_;
@@ -163,9 +161,10 @@ class ParameterSums {
   const Sequence<S, O>& sequence_;
   int64_t input_ = -1, hidden_ = -1, bias_ = -1,
           peepholes_ = -1;  // offsets in a slot; -1: unwanted
-  int64_t elements_ = 0, count_ = 0;
+  int64_t elements_ = 0;
+  Lanes lanes_;
   at::Tensor storage_;            // [slot][elements]
-  at::Tensor spatial_peepholes_;  // [copy, 3, H*W, C], or undefined
+  at::Tensor spatial_peepholes_;  // [lane, 3, H*W, C], or undefined
 };
 
 }  // namespace memx

@@ -30,7 +30,7 @@ Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
 // but its gate panels should stay in the second-level cache, and every thread should get some tiles.
 // Rows come in pairs because a Winograd block is two rows high; the columns are split evenly.
 TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns)
-    : batch_(batch), height_(height), width_(width) {
+    : height_(height), width_(width) {
   constexpr int64_t kGateBytes = 768 * 1024;
   constexpr int64_t kFewestPixels = 64, kFewestTiles = 16;
   const int64_t cached = kGateBytes / (columns * int64_t(sizeof(float)));
@@ -39,26 +39,17 @@ TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns
   const int64_t pairs = std::max<int64_t>(1, target / (2 * width));
   tile_rows_ = std::min(height, 2 * pairs);
   const int64_t widest = std::max<int64_t>(2, target / tile_rows_);
-  columns_ = ceil_div(width, widest);
-  tile_columns_ = std::min(width, round_up(ceil_div(width, columns_), 2));
-  columns_ = ceil_div(width, tile_columns_);
-  rows_ = ceil_div(height, tile_rows_);
+  tile_columns_ = std::min(width, round_up(ceil_div(width, ceil_div(width, widest)), 2));
 }
 
-Tile TileGrid::at(int64_t index) const {
-  const int64_t place = index / batch_;
-  const int64_t column = place % columns_ * tile_columns_;
-  const int64_t row = place / columns_ * tile_rows_;
-  return {index % batch_, row, column, std::min(tile_rows_, height_ - row),
-          std::min(tile_columns_, width_ - column)};
-}
-
-std::vector<Tile> TileGrid::all() const {
-  std::vector<Tile> found(count());
-  for (int64_t i = 0; i < count(); ++i) {
-    found[i] = at(i);
-  }
-  return found;
+TileGrid TileGrid::resized(int64_t height, int64_t width) const {
+  TileGrid grid = *this;
+  grid.height_ = height;
+  grid.width_ = width;
+  grid.tile_rows_ = tile_rows_ == height_ ? height : tile_rows_;
+  grid.tile_columns_ =
+      std::min(width, round_up(ceil_div(width, ceil_div(width_, tile_columns_)), 2));
+  return grid;
 }
 
 template <class S, class O>
@@ -113,11 +104,6 @@ ForwardStep<S, O> Sequence<S, O>::forward_step(int64_t t) const {
     }
   }
   return step;
-}
-
-template <class S, class O>
-void Sequence<S, O>::drop_ended(std::vector<Tile>& of_step, int64_t t) const {
-  std::erase_if(of_step, [&](const Tile& tile) { return t >= end(tile.batch); });
 }
 
 template <class S, class O>

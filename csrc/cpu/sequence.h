@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "../arguments.h"
@@ -15,22 +16,31 @@ namespace memx {
 // The sizes that the arguments lead to, for vectors of so many lanes.
 Sizes sizes_of(const Arguments& arguments, int64_t lanes);
 
-// The fixed partition of a batch of images into tiles. It depends on the shapes only, never on the
-// number of threads. The tiles are in a row place by place in the image, and image by image at a
-// place: spatial peepholes of a place stay in the cache for all images.
+// How images are cut into tiles. It depends on the shapes only, never on the number of threads.
 class TileGrid {
  public:
-  // Images of height x width, of which a tile's pixels take `columns` numbers each.
+  // A batch of images of height x width, of which a tile's pixels take `columns` numbers each.
   TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns);
-  int64_t count() const { return batch_ * rows_ * columns_; }
+
+  // Images of another size, cut at the same rows and as often in the other direction.
+  TileGrid resized(int64_t height, int64_t width) const;
+
+  int64_t height() const { return height_; }
   Tile largest() const { return {0, 0, 0, tile_rows_, tile_columns_}; }
-  Tile at(int64_t index) const;
-  std::vector<Tile> all() const;
+
+  // Calls body(tile) for the tiles of one image's rows from `first` on that are inside the image.
+  template <class Body>
+  void for_band(int64_t image, int64_t first, const Body& body) const {
+    const int64_t begin = first < 0 ? 0 : first;
+    const int64_t rows = std::min(first + tile_rows_, height_) - begin;
+    for (int64_t column = 0; rows > 0 && column < width_; column += tile_columns_) {
+      body(Tile{image, begin, column, rows, std::min(tile_columns_, width_ - column)});
+    }
+  }
 
  private:
-  int64_t batch_, height_, width_;
-  int64_t tile_rows_, tile_columns_;  // of a tile, in pixels
-  int64_t rows_, columns_;            // of the grid, in tiles
+  int64_t height_, width_;
+  int64_t tile_rows_, tile_columns_;
 };
 
 template <class S, class O>
@@ -47,9 +57,6 @@ class Sequence {
 
   // The steps of one sequence of the batch.
   int64_t end(int64_t batch) const { return ends_[batch]; }
-
-  // Takes from the tiles of a step those of sequences that end before step t.
-  void drop_ended(std::vector<Tile>& of_step, int64_t t) const;
 
   // What every sequence's last step left in a tensor (T, B, ...): (B, ...).
   at::Tensor at_ends(const at::Tensor& of_steps) const;

@@ -90,6 +90,11 @@ struct Convolution {
     one.algorithm = Algorithm::kDirect;
     return one;
   }
+  // Rows that are seen above or below a pixel.
+  int64_t reach() const {
+    const int64_t below = height - 1 - pad_rows;
+    return pad_rows > below ? pad_rows : below;
+  }
   // Of a transformed block of Winograd's.
   int64_t positions() const { return filter_products(height) * filter_products(width); }
 };
@@ -150,9 +155,9 @@ struct PeepholeGradient {
   }
 };
 
-// Where one slot of tiles accumulates parameter gradients (null: not wanted). Slots are a fixed
-// partition of the tiles, whatever the number of threads, and are summed in order afterwards:
-// results do not depend on the thread count.
+// Where one slot of strips (strips.h) accumulates parameter gradients (null: not wanted). Slots depend
+// on the shapes, never on the number of threads, and are summed in order afterwards: so results do not
+// depend on the thread count.
 template <class A>
 struct ParameterGradients {
   A* input_weights = nullptr;  // panels as packed by weight_gradient_elements()
