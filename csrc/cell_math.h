@@ -186,7 +186,7 @@ struct CellState {
 };
 
 // Calls body(sigmoid) for what the gates go through; of slope 0 it is the logistic sigmoid.
-template <class Functions = Arithmetic, class A, class Body>
+template <class Functions, class A, class Body>
 MEMX_INLINE void for_sigmoid(A hard_sigmoid_slope, const Body& body) {
   if (hard_sigmoid_slope != A(0)) {
     body(HardSigmoid<A, Functions>{hard_sigmoid_slope});
@@ -196,9 +196,9 @@ MEMX_INLINE void for_sigmoid(A hard_sigmoid_slope, const Body& body) {
 }
 
 // Calls body(output_sees_current as a constant, sigmoid) for a variant of the equations.
-template <class A, class Body>
+template <class Functions, class A, class Body>
 MEMX_INLINE void for_equations(bool output_sees_current, A hard_sigmoid_slope, const Body& body) {
-  for_sigmoid(hard_sigmoid_slope, [&](const auto& sigmoid) {
+  for_sigmoid<Functions>(hard_sigmoid_slope, [&](const auto& sigmoid) {
     output_sees_current ? body(std::true_type{}, sigmoid) : body(std::false_type{}, sigmoid);
   });
 }

@@ -9,6 +9,8 @@
 #define MEMX_INLINE static inline __attribute__((always_inline))
 #define MEMX_INLINE_MEMBER inline __attribute__((always_inline))
 #endif
+// After the parameters of a lambda. What it captured is then in registers.
+#define MEMX_INLINE_LAMBDA __attribute__((always_inline))
 
 // Kernel code is compiled once for each instruction set, in a namespace of that set's name, so that
 // the copies never meet at link time. Code outside any region is the baseline copy.

@@ -39,64 +39,60 @@ MEMX_INLINE void add_lanes(Vec value, int64_t count, element_t<Vec>* sum) {
 }
 
 // Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the part,
-// kept in `gates` (which holds pre-activations when gates are recomputed) and written to the plane.
-template <class S, class O, int V, bool output_sees_current, class Sigmoid>
-void differentiate_cell(const BackwardStep<S, O>& step,
-                        const PeepholeGradient<accumulate_t<O>>& peephole_gradient,
-                        const Tile& tile, const Tile& part, const accumulate_t<O>* hidden_gradient,
+// kept in `gates` (which holds pre-activations when gates are recomputed) and written to the plane. The
+// step and the gradient are copies, as in apply_cell().
+template <class S, class O, int V, bool output_sees_current, bool whole, class Sigmoid>
+void differentiate_cell(const BackwardStep<S, O> step,
+                        const PeepholeGradient<accumulate_t<O>> peephole_gradient, const Tile& tile,
+                        const Tile& part, const accumulate_t<O>* hidden_gradient,
                         accumulate_t<O>* gates, const Sigmoid& sigmoid) {
   using A = accumulate_t<O>;
   using Vec = vector_t<A, V>;
+  constexpr std::bool_constant<output_sees_current> sees_current;
   const ForwardStep<S, O>& forward = step.forward;
-  const Sizes& sizes = forward.sizes;
-  const Peepholes<A>& peepholes = forward.peepholes;
-  const int64_t width = kPanelVectors * V;
+  const int64_t width = kPanelVectors * V, hidden = forward.sizes.hidden;
+  const int64_t gate_columns = forward.sizes.gate_columns();
   const int64_t panel_pitch = round_up(part.pixels(), kBlockRows) * width;
-  for (int64_t m = 0; m < part.pixels(); ++m) {
-    const int64_t y = part.row + m / part.columns;
-    const int64_t x = part.column + m % part.columns;
-    const int64_t pixel = y * sizes.width + x;
-    const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
-    number_t<O>* plane = step.gate_gradient.data + tile.batch * step.gate_gradient.image +
-                         y * step.gate_gradient.row + x * sizes.gate_columns();
-    A* panel = gates + m * width;
-    for (int64_t c = 0; c < sizes.hidden; c += V, panel += 2 * panel_pitch) {
-      const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
-      const int64_t at = image_pixel * sizes.hidden + c;
-      const Peephole<Vec> peephole = load_peephole<A, V>(peepholes, pixel, c, count);
-      const Vec previous = forward.previous_cell == nullptr
-                               ? Vec{}
-                               : load_lanes<Vec>(forward.previous_cell + at, count);
-      const Vec cell = load_lanes<Vec>(step.cell + at, count);
-      Gates<Vec> gate;
-      if (forward.gates == nullptr) {
-        gate = load_gates<A, V>(panel, panel + panel_pitch);
-        cell_forward(gate, peephole, previous, std::bool_constant<output_sees_current>{}, sigmoid);
-      } else {
-        const S* saved = forward.gates + image_pixel * kGates * sizes.hidden + c;
-        gate = {load_lanes<Vec>(saved, count), load_lanes<Vec>(saved + sizes.hidden, count),
-                load_lanes<Vec>(saved + 2 * sizes.hidden, count),
-                load_lanes<Vec>(saved + 3 * sizes.hidden, count)};
-      }
-      const int64_t vector = c / V;
-      const A* hidden_lane = hidden_gradient + (vector / kPanelVectors) * panel_pitch + m * width +
-                             (vector % kPanelVectors) * V;
-      Vec cell_gradient = load_lanes<Vec>(step.cell_gradient + at, count);
-      const Gates<Vec> d =
-          cell_backward(gate, peephole, previous, cell, load<Vec>(hidden_lane), cell_gradient,
-                        std::bool_constant<output_sees_current>{}, sigmoid);
-      store_lanes(cell_gradient, count, step.cell_gradient + at);
-      store_gates(d, panel, panel + panel_pitch);
-      store_gates(d, plane + vector * kGates * V, plane + (vector * kGates + 2) * V);
-      if (peephole_gradient.data != nullptr) {
-        A* sum = peephole_gradient.at(tile, y, x) + c;
-        add_lanes(d.i * previous, count, sum);
-        add_lanes(d.f * previous, count, sum + peephole_gradient.gate);
-        add_lanes(d.o * (output_sees_current ? cell : previous), count,
-                  sum + 2 * peephole_gradient.gate);
-      }
+  const int64_t image = tile.batch * forward.sizes.pixels();
+  number_t<O>* const image_plane = step.gate_gradient.data + tile.batch * step.gate_gradient.image;
+  for_cells<V, whole>(part, hidden, [&](const auto& cells) MEMX_INLINE_LAMBDA {
+    const int64_t pixel = cells.y * forward.sizes.width + cells.x, channel = cells.channel;
+    const auto count = cells.count;
+    const int64_t at = (image + pixel) * hidden + channel, vector = channel / V;
+    A* const panel = gates + vector * 2 * panel_pitch + cells.of_part * width;
+    const auto peephole = load_peephole<A, V>(forward.peepholes, pixel, channel, count);
+    const Vec previous = forward.previous_cell == nullptr
+                             ? Vec{}
+                             : load_lanes<Vec>(forward.previous_cell + at, count);
+    const Vec cell = load_lanes<Vec>(step.cell + at, count);
+    Gates<Vec> gate;
+    if (forward.gates == nullptr) {
+      gate = load_gates<A, V>(panel, panel + panel_pitch);
+      cell_forward(gate, peephole, previous, sees_current, sigmoid);
+    } else {
+      const S* saved = forward.gates + (image + pixel) * kGates * hidden + channel;
+      gate = {load_lanes<Vec>(saved, count), load_lanes<Vec>(saved + hidden, count),
+              load_lanes<Vec>(saved + 2 * hidden, count),
+              load_lanes<Vec>(saved + 3 * hidden, count)};
     }
-  }
+    const A* hidden_lane = hidden_gradient + vector / kPanelVectors * panel_pitch +
+                           cells.of_part * width + vector % kPanelVectors * V;
+    Vec cell_gradient = load_lanes<Vec>(step.cell_gradient + at, count);
+    const Gates<Vec> d = cell_backward(gate, peephole, previous, cell, load<Vec>(hidden_lane),
+                                       cell_gradient, sees_current, sigmoid);
+    store_lanes(cell_gradient, count, step.cell_gradient + at);
+    store_gates(d, panel, panel + panel_pitch);
+    number_t<O>* const plane = image_plane + cells.y * step.gate_gradient.row +
+                               cells.x * gate_columns + vector * kGates * V;
+    store_gates(d, plane, plane + 2 * V);
+    if (peephole_gradient.data != nullptr) {
+      A* const sum = peephole_gradient.at(tile, cells.y, cells.x) + channel;
+      add_lanes(d.i * previous, count, sum);
+      add_lanes(d.f * previous, count, sum + peephole_gradient.gate);
+      add_lanes(d.o * (output_sees_current ? cell : previous), count,
+                sum + 2 * peephole_gradient.gate);
+    }
+  });
 }
 
 // Gate gradients of ready-made input gates, in the layout [B, 4*C, H, W] they came in.
@@ -204,12 +200,10 @@ void differentiate_part(const BackwardStep<S, O>& step, const Halos<O>& halos,
   if (forward.gates == nullptr) {
     compute_gates<S, O, V>(forward, halos, tile, part, scratch.forward);
   }
-  for_equations(forward.peepholes.output_sees_current, forward.hard_sigmoid_slope,
-                [&](auto output_sees_current, const auto& sigmoid) {
-                  differentiate_cell<S, O, V, output_sees_current.value>(
-                      step, parameters.peepholes, tile, part, scratch.transposed.result, gates,
-                      sigmoid);
-                });
+  for_variants<V>(forward, [&](auto output_sees_current, auto whole, const auto& sigmoid) {
+    differentiate_cell<S, O, V, output_sees_current.value, whole.value>(
+        step, parameters.peepholes, tile, part, scratch.transposed.result, gates, sigmoid);
+  });
   if (step.input_gates_gradient.data != nullptr) {
     store_gate_gradient<S, A, V>(gates, forward.sizes, part, step.input_gates_gradient);
   }
@@ -238,7 +232,7 @@ void backward_tile(const BackwardStep<S, O>& step,
       start_gate_pairs<S, V>(forward, tile, scratch.gate_operands);
     }
   }
-  for_parts(tile, largest, [&](const Tile& part) {
+  for_parts(tile, largest, kWholeColumns<O>, [&](const Tile& part) {
     differentiate_part<S, O, V>(step, halos, parameters, tile, part, scratch);
     if constexpr (depth<O> > 1) {
       if (to_weights) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "scratch.h"
+#include "short_arithmetic.h"
 
 namespace memx {
 namespace MEMX_ISA {
@@ -121,41 +122,75 @@ MEMX_INLINE Peephole<vector_t<A, V>> load_peephole(const Peepholes<A>& peepholes
           load_lanes<Vec>(weights + 2 * peepholes.gate_stride, count)};
 }
 
-// Equations (1)-(5) over a tile of pre-activations.
-template <class S, class O, int V, bool output_sees_current, class Sigmoid>
-void apply_cell(const ForwardStep<S, O>& step, const Tile& tile, const accumulate_t<O>* gates,
-                const Sigmoid& sigmoid) {
-  using A = accumulate_t<O>;
-  using Vec = vector_t<A, V>;
-  const Sizes& sizes = step.sizes;
-  const int64_t width = kPanelVectors * V;
-  const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
-  for (int64_t m = 0; m < tile.pixels(); ++m) {
-    const int64_t y = tile.row + m / tile.columns;
-    const int64_t x = tile.column + m % tile.columns;
-    const int64_t pixel = y * sizes.width + x;
-    const int64_t image_pixel = tile.batch * sizes.pixels() + pixel;
-    const A* panel = gates + m * width;
-    for (int64_t c = 0; c < sizes.hidden; c += V, panel += 2 * panel_pitch) {
-      const int64_t count = sizes.hidden - c < V ? sizes.hidden - c : V;
-      const int64_t at = image_pixel * sizes.hidden + c;
-      Gates<Vec> gate = load_gates<A, V>(panel, panel + panel_pitch);
-      const Peephole<Vec> peephole = load_peephole<A, V>(step.peepholes, pixel, c, count);
-      const Vec previous =
-          step.previous_cell == nullptr ? Vec{} : load_lanes<Vec>(step.previous_cell + at, count);
-      const CellState<Vec> state = cell_forward(gate, peephole, previous,
-                                                std::bool_constant<output_sees_current>{}, sigmoid);
-      store_lanes(state.cell, count, step.cell + at);
-      store_lanes(state.hidden, count, step.hidden + at);
-      if (step.gates != nullptr) {
-        S* saved = step.gates + image_pixel * kGates * sizes.hidden + c;
-        store_lanes(gate.i, count, saved);
-        store_lanes(gate.f, count, saved + sizes.hidden);
-        store_lanes(gate.g, count, saved + 2 * sizes.hidden);
-        store_lanes(gate.o, count, saved + 3 * sizes.hidden);
+// A vector of channels of a pixel.
+template <class Count>
+struct Cells {
+  int64_t y, x;     // in the image
+  int64_t of_part;  // the pixel's position in the part of the tile
+  int64_t channel;  // the first
+  Count count;      // of channels: all that a vector holds is a constant
+};
+
+// Calls body(cells) for all vectors of channels of a part, which are `whole` or may be partly filled.
+template <int V, bool whole, class Body>
+MEMX_INLINE void for_cells(const Tile& part, int64_t hidden, const Body& body) {
+  using Count = std::conditional_t<whole, std::integral_constant<int64_t, V>, int64_t>;
+  int64_t pixel = 0;
+  for (int64_t y = part.row; y < part.row + part.rows; ++y) {
+    for (int64_t x = part.column; x < part.column + part.columns; ++x, ++pixel) {
+      for (int64_t c = 0; c < hidden; c += V) {
+        Count count{};
+        if constexpr (!whole) {
+          count = hidden - c < V ? hidden - c : V;
+        }
+        body(Cells<Count>{y, x, pixel, c, count});
       }
     }
   }
+}
+
+// Calls body(output_sees_current, whole, sigmoid), the first two as constants, for the variant of a
+// step's equations.
+template <int V, class S, class O, class Body>
+MEMX_INLINE void for_variants(const ForwardStep<S, O>& step, const Body& body) {
+  for_equations<functions_t<S>>(step.peepholes.output_sees_current, step.hard_sigmoid_slope,
+                                [&](auto output_sees_current, const auto& sigmoid) {
+                                  step.sizes.hidden % V == 0
+                                      ? body(output_sees_current, std::true_type{}, sigmoid)
+                                      : body(output_sees_current, std::false_type{}, sigmoid);
+                                });
+}
+
+// Equations (1)-(5) over a part of a tile, of whose pre-activations there are panels. The step is a copy
+// that nothing that is stored can change, so that what it says stays in registers.
+template <class S, class O, int V, bool output_sees_current, bool whole, class Sigmoid>
+void apply_cell(const ForwardStep<S, O> step, const Tile& part, const accumulate_t<O>* gates,
+                const Sigmoid& sigmoid) {
+  using Vec = vector_t<accumulate_t<O>, V>;
+  const int64_t width = kPanelVectors * V, hidden = step.sizes.hidden;
+  const int64_t panel_pitch = round_up(part.pixels(), kBlockRows) * width;
+  const int64_t image = part.batch * step.sizes.pixels();
+  for_cells<V, whole>(part, hidden, [&](const auto& cells) MEMX_INLINE_LAMBDA {
+    const int64_t pixel = cells.y * step.sizes.width + cells.x, channel = cells.channel;
+    const auto count = cells.count;
+    const int64_t at = (image + pixel) * hidden + channel;
+    const auto* panel = gates + channel / V * 2 * panel_pitch + cells.of_part * width;
+    auto gate = load_gates<accumulate_t<O>, V>(panel, panel + panel_pitch);
+    const auto peephole = load_peephole<accumulate_t<O>, V>(step.peepholes, pixel, channel, count);
+    const Vec previous =
+        step.previous_cell == nullptr ? Vec{} : load_lanes<Vec>(step.previous_cell + at, count);
+    const CellState<Vec> state =
+        cell_forward(gate, peephole, previous, std::bool_constant<output_sees_current>{}, sigmoid);
+    store_lanes(state.cell, count, step.cell + at);
+    store_lanes(state.hidden, count, step.hidden + at);
+    if (step.gates != nullptr) {
+      S* saved = step.gates + (image + pixel) * kGates * hidden + channel;
+      store_lanes(gate.i, count, saved);
+      store_lanes(gate.f, count, saved + hidden);
+      store_lanes(gate.g, count, saved + 2 * hidden);
+      store_lanes(gate.o, count, saved + 3 * hidden);
+    }
+  });
 }
 
 template <class S, class O, int V>
@@ -165,13 +200,12 @@ void forward_tile(const ForwardStep<S, O>& step, const Tile& tile, char* memory)
   Arena arena(memory);
   const ForwardScratch<O, V> scratch(arena, step, tile, largest);
   const Halos<O> halos = gather_halos<S, O, V>(step, tile, scratch);
-  for_parts(tile, largest, [&](const Tile& part) {
+  for_parts(tile, largest, kWholeColumns<O>, [&](const Tile& part) {
     compute_gates<S, O, V>(step, halos, tile, part, scratch);
-    for_equations(step.peepholes.output_sees_current, step.hard_sigmoid_slope,
-                  [&](auto output_sees_current, const auto& sigmoid) {
-                    apply_cell<S, O, V, output_sees_current.value>(step, part, scratch.gates,
-                                                                   sigmoid);
-                  });
+    for_variants<V>(step, [&](auto output_sees_current, auto whole, const auto& sigmoid) {
+      apply_cell<S, O, V, output_sees_current.value, whole.value>(step, part, scratch.gates,
+                                                                  sigmoid);
+    });
   });
 }
 

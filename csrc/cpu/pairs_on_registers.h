@@ -13,19 +13,20 @@ struct HeldRegisters<Bfloat16Pair> {
   ~HeldRegisters() { _tile_release(); }
 };
 
-// Parts whose gates stay in the first-level cache, of a few whole registers' rows. All weights are read
-// for every part: those that fill the second-level cache want larger ones.
+// Parts whose gates stay in the first-level cache, of a few whole registers' rows: it takes as long as
+// hundreds of sums to give the registers another shape. All weights are read for every part: those that
+// fill the second-level cache want larger ones.
 template <class S>
 Tile largest_part(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
-  constexpr int64_t kMostWeights = 512 * 1024, kColumns = 2 * kRegisterRows, kPixels = 64;
+  constexpr int64_t kMostWeights = 512 * 1024;
   const auto& h = step.hidden_convolution;
   if (h.panels * kPanelWidth * h.numbers() > kMostWeights) {
     return tile;
   }
-  const int64_t columns = tile.columns < kColumns ? tile.columns : kColumns;
-  const int64_t rows = kPixels / columns;
-  return {tile.batch, tile.row, tile.column, tile.rows < rows ? tile.rows : rows, columns};
+  return {tile.batch, tile.row, tile.column, 2, 2 * kRegisterRows};
 }
+template <>
+constexpr int64_t kWholeColumns<Bfloat16Pair> = kRegisterRows;
 
 // Numbers of scratch for what convolve_pairs() makes of a halo image.
 inline int64_t gathered_elements(const Convolution<Bfloat16Pair>& convolution, const Tile& tile) {

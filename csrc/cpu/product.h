@@ -15,12 +15,14 @@ namespace MEMX_ISA {
 template <class O>
 struct HeldRegisters {};
 
-// The largest part of a tile that should go through the equations at a time: all of it, but for matrix
-// registers.
+// The largest part of a tile that should go through the equations at a time, and the columns that parts
+// should have a multiple of: all of it, but for matrix registers.
 template <class S, class O>
 Tile largest_part(const ForwardStep<S, O>&, const Tile& tile) {
   return tile;
 }
+template <class O>
+constexpr int64_t kWholeColumns = 1;
 
 MEMX_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 

@@ -42,16 +42,22 @@ struct Tile {
   int64_t pixels() const { return rows * columns; }
 };
 
-// Calls body(part) for the parts of a tile, each at most as large as `largest`.
+// Calls body(part) for the parts of a tile: of the columns of `largest`, then of as many `whole` ones as
+// are left over, then of the rest, each with at most as many pixels.
 template <class Body>
-void for_parts(const Tile& tile, const Tile& largest, const Body& body) {
+void for_parts(const Tile& tile, const Tile& largest, int64_t whole, const Body& body) {
   const int64_t last_row = tile.row + tile.rows, last_column = tile.column + tile.columns;
-  for (int64_t row = tile.row; row < last_row; row += largest.rows) {
-    const int64_t rows = last_row - row < largest.rows ? last_row - row : largest.rows;
-    for (int64_t column = tile.column; column < last_column; column += largest.columns) {
-      const int64_t rest = last_column - column;
-      body(Tile{tile.batch, row, column, rows, rest < largest.columns ? rest : largest.columns});
+  for (int64_t column = tile.column; column < last_column;) {
+    const int64_t left_over = last_column - column;
+    const int64_t columns = left_over >= largest.columns ? largest.columns
+                            : left_over > whole          ? left_over / whole * whole
+                                                         : left_over;
+    const int64_t most_rows = largest.pixels() / columns;
+    for (int64_t row = tile.row; row < last_row; row += most_rows) {
+      const int64_t rows = last_row - row < most_rows ? last_row - row : most_rows;
+      body(Tile{tile.batch, row, column, rows, columns});
     }
+    column += columns;
   }
 }
 
