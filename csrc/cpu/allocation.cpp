@@ -178,7 +178,7 @@ class LargeAllocator final : public c10::Allocator {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       in_use_ -= block.bytes;
-      if (tuning().keep_memory) {
+      if (tuning().keep_memory && block.bytes <= most_kept_) {
         kept_ += block.bytes;
         blocks_.splice(blocks_.end(), released);
         released = beyond_limits();
