@@ -108,6 +108,31 @@ Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const S* mask,
   return {out, pitch, channels};
 }
 
+// panels[panel][pixel][2V] += a row of planes, [channel][pixel], in blocks of V x V.
+template <int V, class S, class A>
+MEMX_INLINE void add_planes(const S* planes, int64_t plane_pitch, int64_t channels, int64_t pixels,
+                            A* panels, int64_t panel_pitch) {
+  using Vec = vector_t<A, V>;
+  constexpr int64_t width = kPanelVectors * V;
+  for (int64_t c = 0; c < channels; c += V) {
+    A* const out = panels + c / width * panel_pitch + c % width;
+    for (int64_t x = 0; x < pixels; x += V) {
+      const int64_t count = pixels - x < V ? pixels - x : V;
+      Vec block[V];
+#pragma GCC unroll 16
+      for (int j = 0; j < V; ++j) {
+        block[j] =
+            c + j < channels ? load_lanes<Vec>(planes + (c + j) * plane_pitch + x, count) : Vec{};
+      }
+      transpose(block);
+      for (int64_t j = 0; j < count; ++j) {
+        A* const sum = out + (x + j) * width;
+        store(load<Vec>(sum) + block[j], sum);
+      }
+    }
+  }
+}
+
 // panels[panel][padded pixel][2V] += an image of plain channels.
 template <int V, class S, class A>
 void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, A* panels) {
@@ -115,14 +140,9 @@ void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, 
   const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
   for (int64_t y = 0; y < tile.rows; ++y) {
     A* const row = panels + y * tile.columns * width;
-    if (frame.column == 1) {  // read in the order of memory
-      for (int64_t c = 0; c < channels; ++c) {
-        const S* in = frame.at(tile.batch, tile.row + y, tile.column) + c * frame.channel;
-        A* out = row + c / width * panel_pitch + c % width;
-        for (int64_t x = 0; x < tile.columns; ++x) {
-          out[x * width] += widen(in[x]);
-        }
-      }
+    if (frame.column == 1) {
+      add_planes<V>(frame.at(tile.batch, tile.row + y, tile.column), frame.channel, channels,
+                    tile.columns, row, panel_pitch);
       continue;
     }
     for (int64_t x = 0; x < tile.columns; ++x) {

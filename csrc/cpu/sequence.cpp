@@ -28,15 +28,20 @@ Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
 
 // The larger a tile, the less of the halo is read twice and the longer the sums of a weight gradient;
 // but its gate panels should stay in the second-level cache, and every thread should get some tiles.
-// Rows come in pairs because a Winograd block is two rows high; the columns are split evenly.
-TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns)
+// Strips whose gates are not computed in parts leave half of that cache to what one step hands to the
+// next, if they keep a few rows: those they move by from step to step are new to the cache. Rows come in
+// pairs because a Winograd block is two rows high; the columns are split evenly.
+TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns, bool in_parts)
     : height_(height), width_(width) {
   constexpr int64_t kGateBytes = 768 * 1024;
-  constexpr int64_t kFewestPixels = 64, kFewestTiles = 16;
+  constexpr int64_t kFewestPixels = 64, kFewestTiles = 16, kFewestStripPairs = 3;
   const int64_t cached = kGateBytes / (columns * int64_t(sizeof(float)));
   const int64_t shared = batch * height * width / kFewestTiles;
   const int64_t target = std::max(kFewestPixels, std::min(cached, shared));
-  const int64_t pairs = std::max<int64_t>(1, target / (2 * width));
+  int64_t pairs = std::max<int64_t>(1, target / (2 * width));
+  if (2 * pairs < height && !in_parts) {
+    pairs = std::min(pairs, std::max(kFewestStripPairs, cached / (4 * width)));
+  }
   tile_rows_ = std::min(height, 2 * pairs);
   const int64_t widest = std::max<int64_t>(2, target / tile_rows_);
   tile_columns_ = std::min(width, round_up(ceil_div(width, ceil_div(width, widest)), 2));
@@ -57,7 +62,7 @@ Sequence<S, O>::Sequence(const Arguments& given, bool keep_weights)
     : arguments(given),
       steps(given.x.size(0)),
       sizes(sizes_of(given, engine().vector_bytes / int64_t(sizeof(A)))),
-      tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns()),
+      tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns(), depth<O> > 1),
       kernels(engine().kernels<S, O>()),
       ends_(sizes.batch, steps) {
   if (arguments.lengths.defined()) {

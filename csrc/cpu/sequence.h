@@ -19,8 +19,9 @@ Sizes sizes_of(const Arguments& arguments, int64_t lanes);
 // How images are cut into tiles. It depends on the shapes only, never on the number of threads.
 class TileGrid {
  public:
-  // A batch of images of height x width, of which a tile's pixels take `columns` numbers each.
-  TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns);
+  // A batch of images of height x width, of which a tile's pixels take `columns` numbers each, all at
+  // once or part by part.
+  TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns, bool in_parts);
 
   // Images of another size, cut at the same rows and as often in the other direction.
   TileGrid resized(int64_t height, int64_t width) const;

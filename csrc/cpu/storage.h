@@ -156,5 +156,40 @@ MEMX_INLINE void store_lanes(Vec value, int64_t count, S* out) {
   }
 }
 
+// Lanes of two vectors in turn: those of the lower halves, or of the upper ones.
+template <class Vec, int... I>
+MEMX_INLINE Vec interleaved(Vec a, Vec b, bool upper, std::integer_sequence<int, I...>) {
+  constexpr int count = lanes<Vec>;
+#if defined(__clang__)
+  return upper ? __builtin_shufflevector(a, b, (count / 2 + I / 2 + I % 2 * count)...)
+               : __builtin_shufflevector(a, b, (I / 2 + I % 2 * count)...);
+#else
+  typedef decltype(a < b) Mask;
+  return upper ? __builtin_shuffle(a, b, Mask{(count / 2 + I / 2 + I % 2 * count)...})
+               : __builtin_shuffle(a, b, Mask{(I / 2 + I % 2 * count)...});
+#endif
+}
+
+// As many rows as a vector has lanes become columns: each round moves one bit of the row number into
+// the lane number.
+template <class Vec>
+MEMX_INLINE void transpose(Vec (&rows)[lanes<Vec>]) {
+  constexpr int count = lanes<Vec>;
+  constexpr std::make_integer_sequence<int, count> all;
+#pragma GCC unroll 4
+  for (int round = 1; round < count; round *= 2) {
+    Vec next[count];
+#pragma GCC unroll 8
+    for (int i = 0; i < count / 2; ++i) {
+      next[2 * i] = interleaved(rows[i], rows[i + count / 2], false, all);
+      next[2 * i + 1] = interleaved(rows[i], rows[i + count / 2], true, all);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < count; ++i) {
+      rows[i] = next[i];
+    }
+  }
+}
+
 }  // namespace MEMX_ISA
 }  // namespace memx
