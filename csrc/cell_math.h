@@ -136,7 +136,7 @@ struct Arithmetic {
 };
 
 // What the gates i, f and o go through, and with which functions. `derivative` takes what came out.
-template <class F = Arithmetic>
+template <class F>
 struct LogisticSigmoid {
   using Functions = F;
 
@@ -152,7 +152,7 @@ struct LogisticSigmoid {
 };
 
 // clamp(slope x + 1/2, 0, 1), which keeps NaN. The derivative is 0 where the result is 0 or 1.
-template <class A, class F = Arithmetic>
+template <class A, class F>
 struct HardSigmoid {
   using Functions = F;
 

@@ -37,8 +37,10 @@ SHAPES = (
     Case(2, 2, 3, 8, 6, 9, (3, 3), (4, 2), padding=(0, 1)),
     Case(2, 1, 9, 8, 5, 40, (3, 3), (3, 3), padding=(2, 2)),
     Case(2, 2, 2, 6, 4, 5, (5, 5), (5, 3), padding=(1, 2)),
-    # Many bands of rows, so that strips of several steps meet; more images than lanes.
-    Case(7, 10, 2, 3, 23, 8),
+    # Many tiles, above and beside one another, so that strips of several steps meet; many images.
+    Case(7, 18, 2, 3, 23, 8),
+    Case(5, 1, 3, 4, 1, 301, (1, 3), (1, 5)),
+    Case(4, 2, 2, 3, 6, 150, (5, 3), (3, 5), padding=(0, 3)),
     Case(5, 1, 3, 4, 41, 6, (5, 3), (5, 3), padding=(0, 1)),
     Case(6, 1, 1, 3, 38, 4, (3, 3), (7, 3), padding=(2, 2)),
 )
@@ -252,6 +254,21 @@ def test_gate_arithmetic_in_ulps(instruction_set: str) -> None:
     gates[:, 1] = z  # g = 0 and c_0 = 1: c_n = sigmoid(z)
     (_, _, c_n, _, _), _ = single_gate_step(gates, torch.ones(len(z), 1, 1, 1))
     assert ulps(c_n.flatten(), torch.sigmoid(z.double())) <= 4
+
+
+def test_gate_arithmetic_of_bfloat16(instruction_set: str) -> None:
+    """Relative errors below 2^-12 over all numbers, infinities and NaN; zero stays zero."""
+    z = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    close = {"rtol": 2**-12, "atol": 1e-26, "equal_nan": True}  # sigmoid(-60) is the least
+    gates = torch.zeros(len(z), 4, dtype=z.dtype)
+    gates[:, 0], gates[:, 2] = 60.0, z  # i = 1 and f c_0 = 0: c_n = tanh(z)
+    (_, _, c_n, _, _), _ = single_gate_step(gates)
+    torch.testing.assert_close(c_n.flatten(), torch.tanh(z.double()).float(), **close)
+    assert torch.equal(c_n.flatten() == 0, z == 0)
+    gates = torch.zeros(len(z), 4, dtype=z.dtype)
+    gates[:, 1] = z  # g = 0 and c_0 = 1: c_n = sigmoid(z)
+    (_, _, c_n, _, _), _ = single_gate_step(gates, torch.ones(len(z), 1, 1, 1))
+    torch.testing.assert_close(c_n.flatten(), torch.sigmoid(z.double()).float(), **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

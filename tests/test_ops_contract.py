@@ -109,8 +109,9 @@ def test_second_backward_over_one_graph() -> None:
     "case",
     [
         Case(3, 3, 9, 16, 37, 41, peephole="channel", masked=True, ragged=True),
-        Case(9, 10, 2, 5, 26, 9, peephole="spatial"),  # images that share sums of peepholes
-        Case(8, 1, 3, 6, 33, 7, (5, 5), (5, 5), padding=(1, 1)),  # bands that see several others
+        Case(9, 19, 2, 5, 26, 9, peephole="spatial"),  # images that share sums of peepholes
+        Case(8, 1, 3, 6, 33, 7, (5, 5), (5, 5), padding=(1, 1)),  # strips that see several others
+        Case(6, 2, 3, 4, 5, 170, (3, 5), padding=(0, 2), peephole="spatial"),  # ... side by side
         Case(1, 2, 3, 6, 40, 8),
     ],
     ids=str,

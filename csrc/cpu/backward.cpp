@@ -5,9 +5,13 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "../operators.h"
 #include "allocation.h"
 #include "parameter_sums.h"
+#include "strips.h"
 
 namespace memx {
 namespace {
@@ -71,7 +75,7 @@ class BackwardPass {
                                                  sequence.arguments.x.size(4))
                         : sequence.tiles),
         strips_(all_strips()),
-        sums_(sequence, needs, strips_.bands()) {
+        sums_(sequence, needs, strips_) {
     const at::Tensor& x = sequence.arguments.x;
     const at::ScalarType stored = x.scalar_type();
     const int64_t T = sequence.steps, B = sizes_.batch, H = sizes_.height, W = sizes_.width;
@@ -90,17 +94,17 @@ class BackwardPass {
     const GatePlanes<N> planes(sizes_, std::max(hidden.pad_rows, input.pad_rows),
                                std::max(hidden.pad_columns, input.pad_columns), plane_dtype());
     std::vector<Step> steps;
+    steps.reserve(sequence_.steps);
     for (int64_t t = sequence_.steps - 1; t >= 0; --t) {
       steps.push_back(step(t, planes));
     }
-    const int64_t bytes = scratch_bytes(steps);
+    const int64_t bytes = scratch_bytes(steps.back());
     const at::Tensor scratch = empty_scratch(bytes);
-    strips_.run(2 * sequence_.steps, sums_.lanes(), [&](const Strip& strip, int64_t phase) {
-      const int64_t position = phase / 2;
+    strips_.run(2, sums_.queues(), [&](const Strip& strip, int64_t position, int64_t phase) {
       if (steps[position].t < sequence_.end(strip.image)) {
         char* const memory = data_of<char>(scratch) + at::get_thread_num() * bytes;
-        phase % 2 == 0 ? differentiate(steps[position], strip, position, memory)
-                       : to_frames(steps[position], strip, position, memory);
+        phase == 0 ? differentiate(steps[position], strip, position, memory)
+                   : to_frames(steps[position], strip, position, memory);
       }
     });
     if (needs_.x) {
@@ -130,11 +134,16 @@ class BackwardPass {
   }
 
   Strips all_strips() const {
-    const int64_t reach =
-        std::max(hidden_transposed_.convolution.reach(), input_transposed_.convolution.reach());
-    return {sizes_.batch, std::max(sizes_.height, frames_.height()),
-            std::max(sequence_.tiles.largest().rows, frames_.largest().rows), reach,
-            sequence_.steps};
+    const auto& hidden = hidden_transposed_.convolution;
+    const auto& input = input_transposed_.convolution;
+    const Tile state = sequence_.tiles.largest(), frame = frames_.largest();
+    const int64_t T = sequence_.steps;
+    const Bands rows(std::max(sizes_.height, frames_.height()), std::max(state.rows, frame.rows),
+                     std::max(hidden.reach_of_rows(), input.reach_of_rows()), T);
+    const Bands columns(std::max(sizes_.width, frames_.width()),
+                        std::max(state.columns, frame.columns),
+                        std::max(hidden.reach_of_columns(), input.reach_of_columns()), T);
+    return {sizes_.batch, rows, columns, T};
   }
 
   Step step(int64_t t, const GatePlanes<N>& planes) const {
@@ -187,37 +196,37 @@ class BackwardPass {
                                 : sequence_.arguments.x.scalar_type();
   }
 
-  // That a thread needs.
-  int64_t scratch_bytes(const std::vector<Step>& steps) const {
+  // That a thread needs for any step; all gradients of frames are wanted at the last one that is
+  // computed, if at all.
+  int64_t scratch_bytes(const Step& last) const {
     const auto& kernels = sequence_.kernels;
-    int64_t most = 0;
-    for (const Step& step : steps) {
-      most = std::max({most, kernels.backward_scratch(step.inner, sequence_.tiles.largest()),
-                       kernels.frame_gradient_scratch(step.to_x, frames_.largest()),
-                       kernels.frame_gradient_scratch(step.to_h_0, sequence_.tiles.largest())});
-    }
-    return most;
+    const Tile state = sequence_.tiles.largest();
+    return std::max({kernels.backward_scratch(last.inner, state),
+                     kernels.frame_gradient_scratch(last.to_x, frames_.largest()),
+                     kernels.frame_gradient_scratch(last.to_h_0, state)});
+  }
+
+  Tile tile(const TileGrid& tiles, const Strip& strip, int64_t shifts) const {
+    return tiles.clipped(strip.image, strips_.first_row(strip, shifts),
+                         strips_.first_column(strip, shifts));
   }
 
   // A strip's share of the gate gradients of a step, and of the sums.
   void differentiate(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
     const bool is_last = step.t == sequence_.end(strip.image) - 1;
-    sequence_.tiles.for_band(strip.image, strips_.first_row(strip, position),
-                             [&](const Tile& tile) {
-                               sequence_.kernels.backward(is_last ? step.last : step.inner,
-                                                          sums_.accumulators(strip), tile, scratch);
-                             });
+    if (const Tile part = tile(sequence_.tiles, strip, position); part.pixels() > 0) {
+      sequence_.kernels.backward(is_last ? step.last : step.inner, sums_.accumulators(strip), part,
+                                 scratch);
+    }
   }
 
-  // And of the gradients of frames. They see gate gradients of rows below them, and so are a shift
-  // behind; those of two steps further have not taken the place of these yet.
+  // A strip's share of the gradients of frames. These see gate gradients of what lies after it in the
+  // image, and so are a shift behind; those of two steps further have not taken their place yet.
   void to_frames(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
-    const int64_t first = strips_.first_row(strip, position + 1);
     const auto compute = [&](const FrameGradientStep<S, O>& wanted, const TileGrid& tiles) {
-      if (wanted.transposed.weights != nullptr) {
-        tiles.for_band(strip.image, first, [&](const Tile& tile) {
-          sequence_.kernels.frame_gradient(wanted, tile, scratch);
-        });
+      const Tile part = tile(tiles, strip, position + 1);
+      if (wanted.transposed.weights != nullptr && part.pixels() > 0) {
+        sequence_.kernels.frame_gradient(wanted, part, scratch);
       }
     };
     compute(step.to_x, frames_);

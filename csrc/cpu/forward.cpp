@@ -1,7 +1,8 @@
 // The forward pass over a sequence.
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
+
+#include <vector>
 
 #include "../operators.h"
 #include "allocation.h"
@@ -51,6 +52,7 @@ std::vector<ForwardStep<S, O>> all_steps(const Sequence<S, O>& sequence, const R
                                  : data_of<A>(results.cells) + t * image_elements;
   };
   std::vector<ForwardStep<S, O>> steps;
+  steps.reserve(T);
   for (int64_t t = 0; t < T; ++t) {
     ForwardStep<S, O> step = sequence.forward_step(t);
     step.cell = cell_of(t);
@@ -69,19 +71,22 @@ std::vector<ForwardStep<S, O>> all_steps(const Sequence<S, O>& sequence, const R
 
 template <class S, class O>
 void compute(const Sequence<S, O>& sequence, const std::vector<ForwardStep<S, O>>& steps) {
-  const TileGrid& tiles = sequence.tiles;
   const Sizes& sizes = sequence.sizes;
-  const Strips strips(sizes.batch, sizes.height, tiles.largest().rows,
-                      steps[0].hidden_convolution.reach(), sequence.steps);
-  const int64_t scratch_bytes = sequence.kernels.forward_scratch(steps[0], tiles.largest());
+  const Tile largest = sequence.tiles.largest();
+  const int64_t T = sequence.steps;
+  const auto& hidden = steps[0].hidden_convolution;
+  const Strips strips(sizes.batch, {sizes.height, largest.rows, hidden.reach_of_rows(), T},
+                      {sizes.width, largest.columns, hidden.reach_of_columns(), T}, T);
+  const int64_t scratch_bytes = sequence.kernels.forward_scratch(steps[0], largest);
   const at::Tensor scratch = empty_scratch(scratch_bytes);
   // Nothing is summed over strips: each has a slot.
-  const Lanes lanes{sizes.batch, strips.bands()};
-  strips.run(sequence.steps, lanes, [&](const Strip& strip, int64_t t) {
-    if (t < sequence.end(strip.image)) {
-      char* const memory = data_of<char>(scratch) + at::get_thread_num() * scratch_bytes;
-      tiles.for_band(strip.image, strips.first_row(strip, t),
-                     [&](const Tile& tile) { sequence.kernels.forward(steps[t], tile, memory); });
+  const Queues queues{sizes.batch, strips.places()};
+  strips.run(1, queues, [&](const Strip& strip, int64_t t, int64_t) {
+    const Tile tile = sequence.tiles.clipped(strip.image, strips.first_row(strip, t),
+                                             strips.first_column(strip, t));
+    if (tile.pixels() > 0 && t < sequence.end(strip.image)) {
+      sequence.kernels.forward(steps[t], tile,
+                               data_of<char>(scratch) + at::get_thread_num() * scratch_bytes);
     }
   });
 }

@@ -25,19 +25,18 @@ void sum_rows(A* rows, int64_t count, int64_t elements) {
   });
 }
 
-// Every slot of the strips' lanes has accumulators of its own. More slots let more threads work, but
+// Every slot of the strips' queues has accumulators of its own. More slots let more threads work, but
 // each costs memory and a pass of the final sum.
 //
-// Spatial peepholes are the exception: their gradient is as large as three images. All slots of a lane
-// share one, which Lanes allows, and lanes are few.
+// Spatial peepholes are the exception: their gradient is as large as three images. All slots of a queue
+// share one, which Queues allows, and queues are few.
 template <class S, class O>
 class ParameterSums {
  public:
   using A = accumulate_t<O>;
 
-  // For strips in so many bands.
-  ParameterSums(const Sequence<S, O>& sequence, const Needs& needs, int64_t bands)
-      : sequence_(sequence) {
+  ParameterSums(const Sequence<S, O>& sequence, const Needs& needs, const Strips& strips)
+      : sequence_(sequence), strips_(strips) {
     const ForwardStep<S, O> step = sequence.forward_step(0);
     const Sizes& sizes = sequence.sizes;
     const at::Tensor& weight_ch = sequence.arguments.weight_ch;
@@ -55,25 +54,27 @@ class ParameterSums {
     if (needs.weight_ch && !spatial) {
       peepholes_ = take(3 * column_elements());
     }
-    const int64_t slots = most_slots(), copied = needs.weight_ch && spatial;
-    lanes_.count = std::min({sizes.batch, slots, copied ? kMostCopies : slots});
-    lanes_.slots = std::min(bands, slots / lanes_.count);
-    storage_ = zeros_large({lanes_.count * lanes_.slots, elements_}, accumulated);
+    const bool copied = needs.weight_ch && spatial;
+    const int64_t slots = most_slots();
+    queues_.count = std::min({sizes.batch, slots, copied ? kMostCopies : slots});
+    queues_.slots = std::min(strips.places_at_once(), slots / queues_.count);
+    storage_ = zeros_large({queues_.count * queues_.slots, elements_}, accumulated);
     if (copied) {
       spatial_peepholes_ =
-          zeros_large({lanes_.count, 3, sizes.pixels(), sizes.hidden}, accumulated);
+          zeros_large({queues_.count, 3, sizes.pixels(), sizes.hidden}, accumulated);
     }
   }
 
-  const Lanes& lanes() const { return lanes_; }
+  const Queues& queues() const { return queues_; }
 
   // Where a strip adds what it finds.
   ParameterGradients<A> accumulators(const Strip& strip) const {
-    const int64_t lane = strip.image % lanes_.count;
-    ParameterGradients<A> found = of_slot(strip.band % lanes_.slots * lanes_.count + lane);
+    const int64_t queue = strip.image % queues_.count;
+    ParameterGradients<A> found =
+        of_slot(strips_.place(strip) % queues_.slots * queues_.count + queue);
     if (spatial_peepholes_.defined()) {
       found.peepholes.data =
-          spatial_peepholes_.template data_ptr<A>() + lane * spatial_peepholes_.stride(0);
+          spatial_peepholes_.template data_ptr<A>() + queue * spatial_peepholes_.stride(0);
     }
     return found;
   }
@@ -118,7 +119,7 @@ class ParameterSums {
   }
 
  private:
-  static constexpr int64_t kMostCopies = 8;
+  static constexpr int64_t kMostCopies = 16;
 
   // Numbers of one peephole in the accumulators of a slot: [tile column][C].
   int64_t column_elements() const {
@@ -159,12 +160,13 @@ class ParameterSums {
   }
 
   const Sequence<S, O>& sequence_;
+  const Strips& strips_;
   int64_t input_ = -1, hidden_ = -1, bias_ = -1,
           peepholes_ = -1;  // offsets in a slot; -1: unwanted
   int64_t elements_ = 0;
-  Lanes lanes_;
+  Queues queues_;
   at::Tensor storage_;            // [slot][elements]
-  at::Tensor spatial_peepholes_;  // [lane, 3, H*W, C], or undefined
+  at::Tensor spatial_peepholes_;  // [queue, 3, H*W, C], or undefined
 };
 
 }  // namespace memx

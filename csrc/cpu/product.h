@@ -15,12 +15,12 @@ namespace MEMX_ISA {
 template <class O>
 struct HeldRegisters {};
 
-// The largest part of a tile that should go through the equations at a time, and the columns that parts
-// should have a multiple of: all of it, but for matrix registers.
+// What at most should go through the equations at a time: all of a tile, but for matrix registers.
 template <class S, class O>
 Tile largest_part(const ForwardStep<S, O>&, const Tile& tile) {
   return tile;
 }
+// The columns that such a part should have a multiple of.
 template <class O>
 constexpr int64_t kWholeColumns = 1;
 

@@ -57,7 +57,7 @@ int64_t product_elements(const Convolution<O>& convolution, const Tile& tile) {
          BlockGrid(tile).padded_count() * kPanelVectors * V;
 }
 
-// `part` is the largest part of the tile that goes through the equations at a time.
+// No part of the tile that goes through the equations at a time has more pixels than `part`.
 template <class O, int V>
 struct ForwardScratch {
   using A = accumulate_t<O>;

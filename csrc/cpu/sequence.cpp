@@ -27,8 +27,8 @@ Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
 }
 
 // The larger a tile, the less of the halo is read twice and the longer the sums of a weight gradient;
-// but its gate panels should stay in the second-level cache, and every thread should get some tiles.
-// Strips whose gates are not computed in parts leave half of that cache to what one step hands to the
+// but its gate panels should stay in the second-level cache, and every thread should get some strips.
+// Those whose gates are not computed in parts leave half of that cache to what one step hands to the
 // next, if they keep a few rows: those they move by from step to step are new to the cache. Rows come in
 // pairs because a Winograd block is two rows high; the columns are split evenly.
 TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns, bool in_parts)
@@ -52,8 +52,7 @@ TileGrid TileGrid::resized(int64_t height, int64_t width) const {
   grid.height_ = height;
   grid.width_ = width;
   grid.tile_rows_ = tile_rows_ == height_ ? height : tile_rows_;
-  grid.tile_columns_ =
-      std::min(width, round_up(ceil_div(width, ceil_div(width_, tile_columns_)), 2));
+  grid.tile_columns_ = tile_columns_ == width_ ? width : tile_columns_;
   return grid;
 }
 
@@ -62,7 +61,8 @@ Sequence<S, O>::Sequence(const Arguments& given, bool keep_weights)
     : arguments(given),
       steps(given.x.size(0)),
       sizes(sizes_of(given, engine().vector_bytes / int64_t(sizeof(A)))),
-      tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns(), depth<O> > 1),
+      tiles(sizes.batch, sizes.height, sizes.width, sizes.gate_columns(),
+            depth<O> > 1 && engine().matrix_registers),
       kernels(engine().kernels<S, O>()),
       ends_(sizes.batch, steps) {
   if (arguments.lengths.defined()) {

@@ -23,20 +23,22 @@ class TileGrid {
   // once or part by part.
   TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns, bool in_parts);
 
-  // Images of another size, cut at the same rows and as often in the other direction.
+  // Images of another size, cut at the same places.
   TileGrid resized(int64_t height, int64_t width) const;
 
   int64_t height() const { return height_; }
+  int64_t width() const { return width_; }
   Tile largest() const { return {0, 0, 0, tile_rows_, tile_columns_}; }
 
-  // Calls body(tile) for the tiles of one image's rows from `first` on that are inside the image.
-  template <class Body>
-  void for_band(int64_t image, int64_t first, const Body& body) const {
-    const int64_t begin = first < 0 ? 0 : first;
-    const int64_t rows = std::min(first + tile_rows_, height_) - begin;
-    for (int64_t column = 0; rows > 0 && column < width_; column += tile_columns_) {
-      body(Tile{image, begin, column, rows, std::min(tile_columns_, width_ - column)});
-    }
+  // The tile that starts there, perhaps outside, as far as it is inside the image: without pixels if it
+  // is nowhere.
+  Tile clipped(int64_t image, int64_t row, int64_t column) const {
+    const int64_t first_row = std::max<int64_t>(0, row);
+    const int64_t first_column = std::max<int64_t>(0, column);
+    const int64_t rows = std::min(row + tile_rows_, height_) - first_row;
+    const int64_t columns = std::min(column + tile_columns_, width_) - first_column;
+    return {image, first_row, first_column, std::max<int64_t>(0, rows),
+            std::max<int64_t>(0, columns)};
   }
 
  private:

@@ -35,7 +35,7 @@ struct Frame {
   T* at(int64_t b, int64_t y, int64_t x) const { return data + b * batch + y * row + x * column; }
 };
 
-// A rectangle of pixels of one image: the unit of work of a thread.
+// A rectangle of pixels of one image: what a thread computes of a step at a time.
 struct Tile {
   int64_t batch, row, column, rows, columns;
 
@@ -96,13 +96,17 @@ struct Convolution {
     one.algorithm = Algorithm::kDirect;
     return one;
   }
-  // Rows that are seen above or below a pixel.
-  int64_t reach() const {
-    const int64_t below = height - 1 - pad_rows;
-    return pad_rows > below ? pad_rows : below;
-  }
+  // How far a pixel sees.
+  int64_t reach_of_rows() const { return reach(height, pad_rows); }
+  int64_t reach_of_columns() const { return reach(width, pad_columns); }
   // Of a transformed block of Winograd's.
   int64_t positions() const { return filter_products(height) * filter_products(width); }
+
+ private:
+  static int64_t reach(int64_t taps, int64_t padding) {
+    const int64_t after = taps - 1 - padding;
+    return padding > after ? padding : after;
+  }
 };
 
 // The sizes every step of a sequence shares; height and width are those of the states.

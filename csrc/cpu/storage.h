@@ -2,6 +2,8 @@
 // conversions are written so that loops over them become vector code: no branches.
 #pragma once
 
+#include <utility>
+
 #include "../cell_math.h"
 #include "types.h"
 
