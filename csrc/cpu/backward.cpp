@@ -206,15 +206,10 @@ class BackwardPass {
                      kernels.frame_gradient_scratch(last.to_h_0, state)});
   }
 
-  Tile tile(const TileGrid& tiles, const Strip& strip, int64_t shifts) const {
-    return tiles.clipped(strip.image, strips_.first_row(strip, shifts),
-                         strips_.first_column(strip, shifts));
-  }
-
   // A strip's share of the gate gradients of a step, and of the sums.
   void differentiate(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
     const bool is_last = step.t == sequence_.end(strip.image) - 1;
-    if (const Tile part = tile(sequence_.tiles, strip, position); part.pixels() > 0) {
+    if (const Tile part = sequence_.tiles.of(strips_, strip, position); part.pixels() > 0) {
       sequence_.kernels.backward(is_last ? step.last : step.inner, sums_.accumulators(strip), part,
                                  scratch);
     }
@@ -224,7 +219,7 @@ class BackwardPass {
   // image, and so are a shift behind; those of two steps further have not taken their place yet.
   void to_frames(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
     const auto compute = [&](const FrameGradientStep<S, O>& wanted, const TileGrid& tiles) {
-      const Tile part = tile(tiles, strip, position + 1);
+      const Tile part = tiles.of(strips_, strip, position + 1);
       if (wanted.transposed.weights != nullptr && part.pixels() > 0) {
         sequence_.kernels.frame_gradient(wanted, part, scratch);
       }

@@ -82,8 +82,7 @@ void compute(const Sequence<S, O>& sequence, const std::vector<ForwardStep<S, O>
   // Nothing is summed over strips: each has a slot.
   const Queues queues{sizes.batch, strips.places()};
   strips.run(1, queues, [&](const Strip& strip, int64_t t, int64_t) {
-    const Tile tile = sequence.tiles.clipped(strip.image, strips.first_row(strip, t),
-                                             strips.first_column(strip, t));
+    const Tile tile = sequence.tiles.of(strips, strip, t);
     if (tile.pixels() > 0 && t < sequence.end(strip.image)) {
       sequence.kernels.forward(steps[t], tile,
                                data_of<char>(scratch) + at::get_thread_num() * scratch_bytes);

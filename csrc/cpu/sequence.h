@@ -9,6 +9,7 @@
 
 #include "../arguments.h"
 #include "engine.h"
+#include "strips.h"
 #include "weights.h"
 
 namespace memx {
@@ -30,14 +31,16 @@ class TileGrid {
   int64_t width() const { return width_; }
   Tile largest() const { return {0, 0, 0, tile_rows_, tile_columns_}; }
 
-  // The tile that starts there, perhaps outside, as far as it is inside the image: without pixels if it
-  // is nowhere.
-  Tile clipped(int64_t image, int64_t row, int64_t column) const {
+  // A strip's tile after so many shifts, as far as it is inside the image: without pixels if it is
+  // nowhere.
+  Tile of(const Strips& strips, const Strip& strip, int64_t shifts) const {
+    const int64_t row = strips.first_row(strip, shifts);
+    const int64_t column = strips.first_column(strip, shifts);
     const int64_t first_row = std::max<int64_t>(0, row);
     const int64_t first_column = std::max<int64_t>(0, column);
     const int64_t rows = std::min(row + tile_rows_, height_) - first_row;
     const int64_t columns = std::min(column + tile_columns_, width_) - first_column;
-    return {image, first_row, first_column, std::max<int64_t>(0, rows),
+    return {strip.image, first_row, first_column, std::max<int64_t>(0, rows),
             std::max<int64_t>(0, columns)};
   }
 
