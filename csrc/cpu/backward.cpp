@@ -82,7 +82,7 @@ class BackwardPass {
     const int64_t C = sizes_.hidden;
     cell_gradient_ = incoming.c_n.defined()
                          ? copy_large(incoming.c_n.permute({0, 2, 3, 1}))
-                         : zeros_large({B, H, W, C}, c10::CppTypeToScalarType<A>::value);
+                         : empty_large({B, H, W, C}, c10::CppTypeToScalarType<A>::value);
     grad_x_ = empty_large(
         needs.x ? at::DimVector{T, B, x.size(3), x.size(4), x.size(2)} : at::DimVector{0}, stored);
     grad_h_0_ = empty_large(needs.h_0 ? at::DimVector{B, H, W, C} : at::DimVector{0}, stored);
@@ -151,6 +151,9 @@ class BackwardPass {
     found.t = t;
     found.inner = found.last = backward_step(t, planes);
     found.last.next_gate_gradient = {};
+    if (!incoming_.c_n.defined()) {
+      found.last.next_cell_gradient = nullptr;
+    }
     if (incoming_.h_n.defined()) {
       found.last.final_gradient = frame_of<const S>(incoming_.h_n);
     }
@@ -170,6 +173,7 @@ class BackwardPass {
     step.forward = sequence_.forward_step(t);
     step.hidden_transposed = hidden_transposed_.convolution;
     step.cell_gradient = data_of<A>(cell_gradient_);
+    step.next_cell_gradient = step.cell_gradient;
     const int64_t image_elements = sizes_.batch * sizes_.pixels() * sizes_.hidden;
     step.cell = data_of<A>(saved_.cells) + t * image_elements;
     if (const int64_t saved = t - (sequence_.steps - saved_.gates.size(0)); saved >= 0) {
@@ -210,8 +214,8 @@ class BackwardPass {
   void differentiate(const Step& step, const Strip& strip, int64_t position, char* scratch) const {
     const bool is_last = step.t == sequence_.end(strip.image) - 1;
     if (const Tile part = sequence_.tiles.of(strips_, strip, position); part.pixels() > 0) {
-      sequence_.kernels.backward(is_last ? step.last : step.inner, sums_.accumulators(strip), part,
-                                 scratch);
+      sequence_.kernels.backward(is_last ? step.last : step.inner,
+                                 sums_.accumulators(strip, is_last), part, scratch);
     }
   }
 

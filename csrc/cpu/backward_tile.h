@@ -33,9 +33,10 @@ MEMX_INLINE void store_gates(const Gates<Vec>& gate, N* if_lanes, N* go_lanes) {
   store_vector(gate.o, go_lanes + lanes<Vec>);
 }
 
+// The first value is what the sum starts from.
 template <class Vec>
-MEMX_INLINE void add_lanes(Vec value, int64_t count, element_t<Vec>* sum) {
-  store_lanes(load_lanes<Vec>(sum, count) + value, count, sum);
+MEMX_INLINE void add_lanes(Vec value, int64_t count, bool first, element_t<Vec>* sum) {
+  store_lanes(first ? value : load_lanes<Vec>(sum, count) + value, count, sum);
 }
 
 // Differentiates equations (5)-(1): turns the gradient of H_t into the gate gradients of the part,
@@ -77,7 +78,9 @@ void differentiate_cell(const BackwardStep<S, O> step,
     }
     const A* hidden_lane = hidden_gradient + vector / kPanelVectors * panel_pitch +
                            cells.of_part * width + vector % kPanelVectors * V;
-    Vec cell_gradient = load_lanes<Vec>(step.cell_gradient + at, count);
+    Vec cell_gradient = step.next_cell_gradient == nullptr
+                            ? Vec{}
+                            : load_lanes<Vec>(step.next_cell_gradient + at, count);
     const Gates<Vec> d = cell_backward(gate, peephole, previous, cell, load<Vec>(hidden_lane),
                                        cell_gradient, sees_current, sigmoid);
     store_lanes(cell_gradient, count, step.cell_gradient + at);
@@ -87,9 +90,10 @@ void differentiate_cell(const BackwardStep<S, O> step,
     store_gates(d, plane, plane + 2 * V);
     if (peephole_gradient.data != nullptr) {
       A* const sum = peephole_gradient.at(tile, cells.y, cells.x) + channel;
-      add_lanes(d.i * previous, count, sum);
-      add_lanes(d.f * previous, count, sum + peephole_gradient.gate);
-      add_lanes(d.o * (output_sees_current ? cell : previous), count,
+      const bool first = peephole_gradient.first;
+      add_lanes(d.i * previous, count, first, sum);
+      add_lanes(d.f * previous, count, first, sum + peephole_gradient.gate);
+      add_lanes(d.o * (output_sees_current ? cell : previous), count, first,
                 sum + 2 * peephole_gradient.gate);
     }
   });
@@ -212,15 +216,12 @@ void differentiate_part(const BackwardStep<S, O>& step, const Halos<O>& halos,
   }
 }
 
+// Some rows of the tile: all its gradients.
 template <class S, class O, int V>
-void backward_tile(const BackwardStep<S, O>& step,
-                   const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
-                   char* memory) {
-  [[maybe_unused]] const HeldRegisters<O> registers;
+void differentiate_rows(const BackwardStep<S, O>& step,
+                        const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
+                        const Tile& largest, const BackwardScratch<O, V>& scratch) {
   const ForwardStep<S, O>& forward = step.forward;
-  const Tile largest = largest_part(forward, tile);
-  Arena arena(memory);
-  const BackwardScratch<O, V> scratch(arena, step, tile, largest);
   const bool to_input = parameters.input_weights != nullptr;
   const bool to_hidden = parameters.hidden_weights != nullptr;
   const bool to_weights = to_input || to_hidden;
@@ -250,10 +251,30 @@ void backward_tile(const BackwardStep<S, O>& step,
   }
 }
 
+// As many rows of a tile as are differentiated at once.
+template <class S, class O>
+Tile largest_rows(const ForwardStep<S, O>& step, const Tile& tile) {
+  return {tile.batch, tile.row, tile.column, rows_at_once(step, tile), tile.columns};
+}
+
+template <class S, class O, int V>
+void backward_tile(const BackwardStep<S, O>& step,
+                   const ParameterGradients<accumulate_t<O>>& parameters, const Tile& tile,
+                   char* memory) {
+  [[maybe_unused]] const HeldRegisters<O> registers;
+  const Tile rows = largest_rows(step.forward, tile), part = largest_part(step.forward, rows);
+  Arena arena(memory);
+  const BackwardScratch<O, V> scratch(arena, step, rows, part);
+  for_parts(tile, rows, tile.columns, [&](const Tile& some) {
+    differentiate_rows<S, O, V>(step, parameters, some, part, scratch);
+  });
+}
+
 template <class S, class O, int V>
 int64_t backward_scratch(const BackwardStep<S, O>& step, const Tile& largest) {
   Arena arena(nullptr);
-  const BackwardScratch<O, V> scratch(arena, step, largest, largest_part(step.forward, largest));
+  const Tile rows = largest_rows(step.forward, largest);
+  const BackwardScratch<O, V> scratch(arena, step, rows, largest_part(step.forward, rows));
   return arena.used();
 }
 

@@ -174,6 +174,15 @@ MEMX_INLINE void for_registers(int64_t rows, const Body& body) {
 // every tap of the kernel meets them.
 constexpr int64_t kRunPixels = 256;
 
+// Rows of as many pixels as are multiplied a few times: the operands made of them fill less of the
+// second-level cache than those of a whole tile.
+template <class S>
+int64_t rows_at_once(const ForwardStep<S, Bfloat16Pair>& step, const Tile& tile) {
+  const int64_t pairs = 3 * kRunPixels / (2 * pixel_run(step, tile).row_pixels);
+  const int64_t rows = 2 * larger(1, pairs);
+  return rows < tile.rows ? rows : tile.rows;
+}
+
 // gradient[panel][kernel row][kernel column * channel, padded to 6][2V] += the tile's share, for a
 // kernel of height x width pixels; left[channel][run], right[panel][pair of the run][2V].
 inline void weight_gradient_registers(int64_t height, int64_t width, int64_t channels,

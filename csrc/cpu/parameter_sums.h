@@ -1,6 +1,10 @@
 // Accumulators of the parameter gradients of a backward pass.
 #pragma once
 
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
@@ -56,25 +60,29 @@ class ParameterSums {
     }
     const bool copied = needs.weight_ch && spatial;
     const int64_t slots = most_slots();
-    queues_.count = std::min({sizes.batch, slots, copied ? kMostCopies : slots});
+    queues_.count = std::min({sizes.batch, slots, copied ? most_copies() : slots});
     queues_.slots = std::min(strips.places_at_once(), slots / queues_.count);
     storage_ = zeros_large({queues_.count * queues_.slots, elements_}, accumulated);
     if (copied) {
-      spatial_peepholes_ =
-          zeros_large({queues_.count, 3, sizes.pixels(), sizes.hidden}, accumulated);
+      const at::DimVector shape{queues_.count, 3, sizes.pixels(), sizes.hidden};
+      cleared_ = sequence.arguments.lengths.defined();
+      spatial_peepholes_ = cleared_ ? zeros_large(shape, accumulated)
+                                    : empty_large(shape, accumulated);
     }
   }
 
   const Queues& queues() const { return queues_; }
 
-  // Where a strip adds what it finds.
-  ParameterGradients<A> accumulators(const Strip& strip) const {
+  // Where a strip adds what it finds at a step, the last of its sequence or another.
+  ParameterGradients<A> accumulators(const Strip& strip, bool last_step) const {
     const int64_t queue = strip.image % queues_.count;
     ParameterGradients<A> found =
         of_slot(strips_.place(strip) % queues_.slots * queues_.count + queue);
     if (spatial_peepholes_.defined()) {
       found.peepholes.data =
           spatial_peepholes_.template data_ptr<A>() + queue * spatial_peepholes_.stride(0);
+      // Where sequences end at different steps, another may have been at a pixel before.
+      found.peepholes.first = !cleared_ && last_step && strip.image < queues_.count;
     }
     return found;
   }
@@ -119,8 +127,6 @@ class ParameterSums {
   }
 
  private:
-  static constexpr int64_t kMostCopies = 16;
-
   // Numbers of one peephole in the accumulators of a slot: [tile column][C].
   int64_t column_elements() const {
     return sequence_.tiles.largest().columns * sequence_.sizes.hidden;
@@ -142,6 +148,16 @@ class ParameterSums {
     const int64_t offset = elements_;
     elements_ += round_up(elements, 64 / int64_t(sizeof(A)));
     return offset;
+  }
+  // As many as there are threads that can use them: processors of the machine, of which a process may
+  // be given fewer.
+  static int64_t most_copies() {
+    constexpr int64_t kFewest = 2, kMost = 16;
+#if defined(_SC_NPROCESSORS_CONF)
+    return std::clamp<int64_t>(sysconf(_SC_NPROCESSORS_CONF), kFewest, kMost);
+#else
+    return kMost;
+#endif
   }
   // Clearing and summing the slots costs the same for one step as for many.
   int64_t most_slots() const {
@@ -167,6 +183,7 @@ class ParameterSums {
   Queues queues_;
   at::Tensor storage_;            // [slot][elements]
   at::Tensor spatial_peepholes_;  // [queue, 3, H*W, C], or undefined
+  bool cleared_ = false;          // or else its first numbers are stored, not added
 };
 
 }  // namespace memx

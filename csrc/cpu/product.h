@@ -24,6 +24,12 @@ Tile largest_part(const ForwardStep<S, O>&, const Tile& tile) {
 template <class O>
 constexpr int64_t kWholeColumns = 1;
 
+// How many rows of a tile the backward pass goes through before it adds their weight gradients.
+template <class S, class O>
+int64_t rows_at_once(const ForwardStep<S, O>&, const Tile& tile) {
+  return tile.rows;
+}
+
 MEMX_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // An image whose pixels include the border a convolution sees. `data` is the pixel under the first

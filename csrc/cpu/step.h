@@ -159,6 +159,7 @@ struct PeepholeGradient {
   A* data = nullptr;
   int64_t row = 0, column = 0, gate = 0;
   bool of_tile = false;  // columns count from the tile's first, not from the image's
+  bool first = false;    // nothing has been added yet, and the places are not cleared
 
   A* at(const Tile& tile, int64_t y, int64_t x) const {
     return data + y * row + (of_tile ? x - tile.column : x) * column;
@@ -196,7 +197,8 @@ struct BackwardStep {
   Frame<const S> output_gradient;                   // of H_t, from above; data null: none
   Frame<const S> final_gradient;                    // of H_T, at t = T-1 only; data null: none
   const A* cell = nullptr;                          // C_t  [B, H, W, C]
-  A* cell_gradient = nullptr;                       // of C_t in, of C_{t-1} out  [B, H, W, C]
+  const A* next_cell_gradient = nullptr;            // of C_t  [B, H, W, C]; null: zeros
+  A* cell_gradient = nullptr;                       // of C_{t-1}; may be `next_cell_gradient`
   Frame<S> input_gates_gradient;  // of ready-made input gates; data null: not wanted
 };
 
