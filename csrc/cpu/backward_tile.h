@@ -9,9 +9,16 @@
 namespace memx {
 namespace MEMX_ISA {
 
-// panels = transposed convolution over the tile's halo of a plane of gate gradients.
+template <int V, class O>
+void clear_panels(const Convolution<O>& convolution, const Tile& tile, accumulate_t<O>* panels) {
+  for (int64_t i = 0; i < panel_elements<V>(convolution, tile); ++i) {
+    panels[i] = 0;
+  }
+}
+
+// panels += transposed convolution over the tile's halo of a plane of gate gradients.
 template <class O, int V>
-void transposed_convolution(const Convolution<O>& convolution,
+void add_transposed_convolution(const Convolution<O>& convolution,
                             const GatePlane<const number_t<O>>& plane, const Sizes& sizes,
                             const Tile& tile, const TransposedScratch<O, V>& scratch) {
   const int64_t columns = sizes.gate_columns();
@@ -19,9 +26,6 @@ void transposed_convolution(const Convolution<O>& convolution,
                                    (tile.row - convolution.pad_rows) * plane.row +
                                    (tile.column - convolution.pad_columns) * columns,
                                plane.row, columns};
-  for (int64_t i = 0; i < panel_elements<V>(convolution, tile); ++i) {
-    scratch.result[i] = 0;
-  }
   convolve<O, V>(convolution, halo, tile, scratch.transformed, scratch.products, scratch.result);
 }
 
@@ -166,29 +170,34 @@ void add_bias_gradient(const Sizes& sizes, const Tile& tile, const A* gates, A* 
   }
 }
 
-// The gradient of H_t of a part of the tile, from step t+1 and from above: [panel][padded pixel][2V].
+// The gradient of H_t of a part of the tile, from above and from step t+1: [panel][padded pixel][2V].
+// What comes from step t+1 is masked, if anything, and so comes first there.
 template <class S, class O, int V>
 void compute_hidden_gradient(const BackwardStep<S, O>& step, const Tile& part,
                              const TransposedScratch<O, V>& scratch) {
   const Sizes& sizes = step.forward.sizes;
-  accumulate_t<O>* const gradient = scratch.result;
-  if (step.next_gate_gradient.data != nullptr) {
-    transposed_convolution<O, V>(step.hidden_transposed, step.next_gate_gradient, sizes, part,
-                                 scratch);
-    if (step.forward.hidden_mask != nullptr) {
-      multiply_by_image<V>(step.forward.hidden_mask, sizes, part, gradient);
-    }
-  } else {
-    const int64_t elements = panel_elements<V>(step.hidden_transposed, part);
-    for (int64_t i = 0; i < elements; ++i) {
-      gradient[i] = accumulate_t<O>(0);
-    }
+  const bool convolved = step.next_gate_gradient.data != nullptr;
+  const bool masked = convolved && step.forward.hidden_mask != nullptr;
+  const bool from_above = step.output_gradient.data != nullptr;
+  const auto convolve_plane = [&] {
+    add_transposed_convolution<O, V>(step.hidden_transposed, step.next_gate_gradient, sizes, part,
+                                     scratch);
+  };
+  if (masked || !from_above) {
+    clear_panels<V>(step.hidden_transposed, part, scratch.result);
   }
-  if (step.output_gradient.data != nullptr) {
-    add_frame<V>(step.output_gradient, sizes.hidden, part, gradient);
+  if (masked) {
+    convolve_plane();
+    multiply_by_image<V>(step.forward.hidden_mask, sizes, part, scratch.result);
+  }
+  if (from_above) {
+    add_frame<V>(step.output_gradient, sizes.hidden, part, !masked, scratch.result);
   }
   if (step.final_gradient.data != nullptr) {
-    add_frame<V>(step.final_gradient, sizes.hidden, part, gradient);
+    add_frame<V>(step.final_gradient, sizes.hidden, part, false, scratch.result);
+  }
+  if (convolved && !masked) {
+    convolve_plane();
   }
 }
 
@@ -285,7 +294,8 @@ void frame_gradient_tile(const FrameGradientStep<S, O>& step, const Tile& tile, 
   [[maybe_unused]] const HeldRegisters<O> registers;
   Arena arena(memory);
   const TransposedScratch<O, V> scratch(arena, step.transposed, tile);
-  transposed_convolution<O, V>(step.transposed, step.gate_gradient, step.sizes, tile, scratch);
+  clear_panels<V>(step.transposed, tile, scratch.result);
+  add_transposed_convolution<O, V>(step.transposed, step.gate_gradient, step.sizes, tile, scratch);
   store_frame<V>(scratch.result, step.channels, tile, step.gradient);
 }
 

@@ -108,10 +108,11 @@ Halo<number_t<O>> gather_halo(const Frame<const S>& frame, const S* mask,
   return {out, pitch, channels};
 }
 
-// panels[panel][pixel][2V] += a row of planes, [channel][pixel], in blocks of V x V.
+// panels[panel][pixel][2V] += a row of planes, [channel][pixel], in blocks of V x V; = it, if `first`.
+// Planes are many streams of short runs, which no processor foresees: the numbers `ahead` are fetched.
 template <int V, class S, class A>
 MEMX_INLINE void add_planes(const S* planes, int64_t plane_pitch, int64_t channels, int64_t pixels,
-                            A* panels, int64_t panel_pitch) {
+                            int64_t ahead, bool first, A* panels, int64_t panel_pitch) {
   using Vec = vector_t<A, V>;
   constexpr int64_t width = kPanelVectors * V;
   for (int64_t c = 0; c < channels; c += V) {
@@ -121,28 +122,30 @@ MEMX_INLINE void add_planes(const S* planes, int64_t plane_pitch, int64_t channe
       Vec block[V];
 #pragma GCC unroll 16
       for (int j = 0; j < V; ++j) {
-        block[j] =
-            c + j < channels ? load_lanes<Vec>(planes + (c + j) * plane_pitch + x, count) : Vec{};
+        const S* const in = planes + (c + j) * plane_pitch + x;
+        block[j] = c + j < channels ? load_lanes<Vec>(in, count) : Vec{};
+        __builtin_prefetch(in + ahead);
       }
       transpose(block);
       for (int64_t j = 0; j < count; ++j) {
         A* const sum = out + (x + j) * width;
-        store(load<Vec>(sum) + block[j], sum);
+        store(first ? block[j] : load<Vec>(sum) + block[j], sum);
       }
     }
   }
 }
 
-// panels[panel][padded pixel][2V] += an image of plain channels.
+// panels[panel][padded pixel][2V] += an image of plain channels; = it, if `first`.
 template <int V, class S, class A>
-void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, A* panels) {
+void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, bool first,
+               A* panels) {
   const int64_t width = kPanelVectors * V;
   const int64_t panel_pitch = round_up(tile.pixels(), kBlockRows) * width;
   for (int64_t y = 0; y < tile.rows; ++y) {
     A* const row = panels + y * tile.columns * width;
     if (frame.column == 1) {
       add_planes<V>(frame.at(tile.batch, tile.row + y, tile.column), frame.channel, channels,
-                    tile.columns, row, panel_pitch);
+                    tile.columns, tile.rows * frame.row, first, row, panel_pitch);
       continue;
     }
     for (int64_t x = 0; x < tile.columns; ++x) {
@@ -151,7 +154,10 @@ void add_frame(const Frame<const S>& frame, int64_t channels, const Tile& tile, 
       for (int64_t c = 0; c < channels; c += width, out += panel_pitch) {
         const int64_t count = channels - c < width ? channels - c : width;
         for (int64_t j = 0; j < count; ++j) {
-          out[j] += widen(in[(c + j) * frame.channel]);
+          out[j] = (first ? A(0) : out[j]) + widen(in[(c + j) * frame.channel]);
+        }
+        for (int64_t j = count; first && j < width; ++j) {
+          out[j] = A(0);
         }
       }
     }
