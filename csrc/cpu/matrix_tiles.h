@@ -255,8 +255,8 @@ inline void convolve_registers(const SeenBy* seen, int64_t count, const Tile& ti
 }
 
 // The image that a gathered convolution sees: [tile row][tile column][numbers under the kernel,
-// filled up with zeros]. Both images have kHaloSlack numbers behind them: rows of the kernel are copied
-// whole vectors at a time, each over what is too much of the one before.
+// filled up with zeros]. Both images have kHaloSlack numbers behind them: rows of the kernel, and zeros,
+// are written whole vectors at a time, each over what is too much of the one before.
 inline Halo<Bfloat16> gather_kernels(const Convolution<Bfloat16Pair>& convolution,
                                      const Halo<Bfloat16>& in, const Tile& tile, Bfloat16* out) {
   constexpr int64_t kVector = 16;
@@ -273,8 +273,8 @@ inline Halo<Bfloat16> gather_kernels(const Convolution<Bfloat16Pair>& convolutio
           __builtin_memcpy(to + ky * row_numbers + i, from + i, kVector * sizeof(Bfloat16));
         }
       }
-      for (int64_t number = numbers; number < pitch; ++number) {
-        to[number] = Bfloat16{};
+      for (int64_t number = numbers; number < pitch; number += kVector) {
+        __builtin_memset(to + number, 0, kVector * sizeof(Bfloat16));
       }
     }
   }

@@ -112,6 +112,12 @@ MEMX_INLINE Vec load_vector(const Bfloat16* in) {
   using Bits = typename Numbers<Vec>::bits;
   half_words_t<Vec> words;
   __builtin_memcpy(&words, in, sizeof(words));
+#if defined(MEMX_AVX512)
+  if constexpr (sizeof(words) == 32) {  // GCC converts each half by itself, and joins them
+    const __m512i wide = _mm512_maskz_cvtepu16_epi32(0xffff, __m256i(words));
+    return __builtin_bit_cast(Vec, Bits(wide) << 16);
+  }
+#endif
   return __builtin_bit_cast(Vec, __builtin_convertvector(words, Bits) << 16);
 }
 
