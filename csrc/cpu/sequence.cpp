@@ -28,14 +28,15 @@ Sizes sizes_of(const Arguments& arguments, int64_t lanes) {
 
 // The larger a tile, the less of the halo is read twice and the longer the sums of a weight gradient;
 // but its gate panels should stay in the second-level cache, and every thread should get some strips.
-// Those whose gates are not computed in parts leave half of that cache to what one step hands to the
-// next, if they keep a few rows: those they move by from step to step are new to the cache. Rows come in
-// pairs because a Winograd block is two rows high; the columns are split evenly.
+// Where gates are computed in parts there are never panels of a whole tile, and twice as many pixels
+// measured best. Other strips leave half of that cache to what one step hands to the next, if they keep a
+// few rows: those they move by from step to step are new to the cache. Rows come in pairs because a
+// Winograd block is two rows high; the columns are split evenly.
 TileGrid::TileGrid(int64_t batch, int64_t height, int64_t width, int64_t columns, bool in_parts)
     : height_(height), width_(width) {
-  constexpr int64_t kGateBytes = 768 * 1024;
   constexpr int64_t kFewestPixels = 64, kFewestTiles = 16, kFewestStripPairs = 3;
-  const int64_t cached = kGateBytes / (columns * int64_t(sizeof(float)));
+  const int64_t gate_bytes = (in_parts ? 1536 : 768) * 1024;
+  const int64_t cached = gate_bytes / (columns * int64_t(sizeof(float)));
   const int64_t shared = batch * height * width / kFewestTiles;
   const int64_t target = std::max(kFewestPixels, std::min(cached, shared));
   int64_t pairs = std::max<int64_t>(1, target / (2 * width));
