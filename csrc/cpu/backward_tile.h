@@ -19,8 +19,8 @@ void clear_panels(const Convolution<O>& convolution, const Tile& tile, accumulat
 // panels += transposed convolution over the tile's halo of a plane of gate gradients.
 template <class O, int V>
 void add_transposed_convolution(const Convolution<O>& convolution,
-                            const GatePlane<const number_t<O>>& plane, const Sizes& sizes,
-                            const Tile& tile, const TransposedScratch<O, V>& scratch) {
+                                const GatePlane<const number_t<O>>& plane, const Sizes& sizes,
+                                const Tile& tile, const TransposedScratch<O, V>& scratch) {
   const int64_t columns = sizes.gate_columns();
   const Halo<number_t<O>> halo{plane.data + tile.batch * plane.image +
                                    (tile.row - convolution.pad_rows) * plane.row +

@@ -66,8 +66,8 @@ class ParameterSums {
     if (copied) {
       const at::DimVector shape{queues_.count, 3, sizes.pixels(), sizes.hidden};
       cleared_ = sequence.arguments.lengths.defined();
-      spatial_peepholes_ = cleared_ ? zeros_large(shape, accumulated)
-                                    : empty_large(shape, accumulated);
+      spatial_peepholes_ =
+          cleared_ ? zeros_large(shape, accumulated) : empty_large(shape, accumulated);
     }
   }
 
