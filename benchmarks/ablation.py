@@ -67,6 +67,7 @@ def _variants_on_cpu() -> list[Variant]:
     found = [
         Variant(BEST),
         Variant("direct convolution, no Winograd", partial(_C.tune, winograd=False)),
+        Variant("step by step, no strips", partial(_C.tune, strips=False)),
         Variant("small pages", partial(_C.tune, huge_pages=False, keep_memory=False)),
         Variant("memory not kept", partial(_C.tune, keep_memory=False)),
         Variant("gates of all steps kept", recompute=0.0, passes=("training",)),

@@ -93,10 +93,10 @@ PYBIND11_MODULE(_C, module) {
              "Use the kernels of one of the instruction sets this processor runs.");
   module.def(
       "tune",
-      [](bool winograd, bool huge_pages, bool keep_memory) {
-        memx::tuning() = {winograd, huge_pages, keep_memory};
+      [](bool winograd, bool huge_pages, bool keep_memory, bool strips) {
+        memx::tuning() = {winograd, huge_pages, keep_memory, strips};
       },
       pybind11::kw_only(), pybind11::arg("winograd") = true, pybind11::arg("huge_pages") = true,
-      pybind11::arg("keep_memory") = true,
+      pybind11::arg("keep_memory") = true, pybind11::arg("strips") = true,
       "Switch optimisations on or off, to measure what they are worth.");
 }

@@ -115,6 +115,7 @@ ACCURACY_CASES = (
     Case(3, 2, 4, 12, 11, 11, (5, 5), masked=True),
     Case(5, 2, 8, 16, 13, 17, peephole="channel", output_peephole="current", hard_slope=0.5),
     Case(4, 3, 5, 24, 12, 13, peephole="channel", ragged=True),
+    Case(4, 5, 2, 6, 9, 7, peephole="spatial", ragged=True),
 )
 
 # What matrix registers meet: tiles of several parts, registers that are not full, weights for which

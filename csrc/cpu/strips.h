@@ -24,6 +24,7 @@
 #include <thread>
 
 #include "step.h"
+#include "tuning.h"
 
 namespace memx {
 
@@ -94,23 +95,26 @@ class Strips {
   // of a place stay in the cache, and wait for earlier ones only.
   template <class Body>
   void run(int64_t phases, const Queues& queues, const Body& body) const {
+    tuning().strips ? run_by_strips(phases, queues, body) : run_by_steps(phases, queues, body);
+  }
+
+ private:
+  template <class Body>
+  void run_by_strips(int64_t phases, const Queues& queues, const Body& body) const {
     const int64_t count = images_ * places();
     Progress progress(count);
     std::atomic<int64_t> next = 0;
     const auto work = [&](int64_t, int64_t) noexcept {
       for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
         const int64_t place = i / images_;
-        const Strip strip{i % images_, place / columns_.count(), place % columns_.count()};
+        const Strip strip = strip_at(i % images_, place);
         const int64_t last = last_of_queue(strip.image, queues);
         if (strip.image >= queues.count) {
           progress.wait(i - queues.count, steps_ * phases);
         } else if (place >= queues.slots) {
           progress.wait((place - queues.slots) * images_ + last, steps_ * phases);
         }
-        const int64_t end =
-            std::min(rows_.end(strip.row, steps_), columns_.end(strip.column, steps_));
-        for (int64_t step = std::max(rows_.begin(strip.row), columns_.begin(strip.column));
-             step < end; ++step) {
+        for (int64_t step = begin(strip), last_step = end(strip); step < last_step; ++step) {
           for (int64_t phase = 0; phase < phases; ++phase) {
             progress.set(i, step * phases + phase);
             wait_for_seen(progress, {last, strip.row, strip.column}, step * phases + phase);
@@ -123,7 +127,40 @@ class Strips {
     at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), count), 1, work);
   }
 
- private:
+  // Images of one queue one after the other, the places of each slot too.
+  template <class Body>
+  void run_by_steps(int64_t phases, const Queues& queues, const Body& body) const {
+    const int64_t slots = std::min(queues.slots, places());
+    for (int64_t step = 0; step < steps_; ++step) {
+      for (int64_t phase = 0; phase < phases; ++phase) {
+        for (int64_t first = 0; first < images_; first += queues.count) {
+          const int64_t images = std::min(queues.count, images_ - first);
+          at::parallel_for(0, images * slots, 1, [&](int64_t from, int64_t to) {
+            for (int64_t i = from; i < to; ++i) {
+              for (int64_t place = i / images; place < places(); place += slots) {
+                const Strip strip = strip_at(first + i % images, place);
+                if (begin(strip) <= step && step < end(strip)) {
+                  body(strip, step, phase);
+                }
+              }
+            }
+          });
+        }
+      }
+    }
+  }
+
+  Strip strip_at(int64_t image, int64_t place) const {
+    return {image, place / columns_.count(), place % columns_.count()};
+  }
+  // The steps at which some of a strip is inside the image.
+  int64_t begin(const Strip& strip) const {
+    return std::max(rows_.begin(strip.row), columns_.begin(strip.column));
+  }
+  int64_t end(const Strip& strip) const {
+    return std::min(rows_.end(strip.row, steps_), columns_.end(strip.column, steps_));
+  }
+
   // How many phases of all steps each strip has behind it.
   class Progress {
    public:

@@ -7,6 +7,7 @@ struct Tuning {
   bool winograd = true;     // for 3 x 3 and 5 x 5 kernels in single precision
   bool huge_pages = true;   // asked for where results are large
   bool keep_memory = true;  // of large blocks, for the next ones
+  bool strips = true;       // or else all tiles of a step, then the next step
 };
 
 // What the next call of an operator will use. Not to be changed while kernels run.
