@@ -91,14 +91,15 @@ class Strips {
   }
 
   // Calls body(strip, step, phase) for every strip, step and phase of a step, by all threads. All strips
-  // that it sees are as far then. Strips are begun in one order, place by place as the images' peepholes
-  // of a place stay in the cache, and wait for earlier ones only.
+  // that it sees are as far then.
   template <class Body>
   void run(int64_t phases, const Queues& queues, const Body& body) const {
     tuning().strips ? run_by_strips(phases, queues, body) : run_by_steps(phases, queues, body);
   }
 
  private:
+  // Strips are begun in one order, place by place as the images' peepholes of a place stay in the cache,
+  // and wait for earlier ones only.
   template <class Body>
   void run_by_strips(int64_t phases, const Queues& queues, const Body& body) const {
     const int64_t count = images_ * places();
@@ -127,7 +128,8 @@ class Strips {
     at::parallel_for(0, std::min<int64_t>(at::get_num_threads(), count), 1, work);
   }
 
-  // Images of one queue one after the other, the places of each slot too.
+  // What strips are measured against: all of a step, then the next. Images of a queue come one after the
+  // other, and so do the places of a slot.
   template <class Body>
   void run_by_steps(int64_t phases, const Queues& queues, const Body& body) const {
     const int64_t slots = std::min(queues.slots, places());
